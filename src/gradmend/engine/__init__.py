@@ -1,0 +1,1 @@
+"""The flow: diagnose, prescribe, trial, and the session that ties them together."""

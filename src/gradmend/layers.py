@@ -1,0 +1,1 @@
+"""The few modules an edit may insert."""

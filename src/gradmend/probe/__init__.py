@@ -1,0 +1,1 @@
+"""Reads a model and leaves no mark: shadows, spans, the autograd graph, the books."""

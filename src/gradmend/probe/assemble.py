@@ -1,0 +1,224 @@
+"""From a captured forward pass to a Trace: graph, books, operations, parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+
+from gradmend.probe import backward
+from gradmend.probe.batch import Batch, Feeder, batch_size
+from gradmend.probe.book import stack
+from gradmend.probe.books import Auditor, Books
+from gradmend.probe.capture import TOP, Capture
+from gradmend.probe.entries import book_entries
+from gradmend.probe.facts import Describer, upstream_of
+from gradmend.probe.graph import Edge, Graph, walk
+from gradmend.probe.predict import with_predictions
+from gradmend.probe.statistics import input_record, stats_of
+from gradmend.records.ledger import Ledger, sum_by_cause
+from gradmend.records.trace import Operation, Parameter, Run, Trace
+
+PIECES = {torch.float64: 24, torch.float32: 6}
+"""Booked nodes between two rescalings. One operation rarely changes a gradient by more than
+six decades; 24 of them stay inside float64's 308 and 6 inside float32's 38."""
+
+
+@dataclass
+class Assembler:
+    """Everything one look holds between its forward pass and its trace."""
+
+    model: nn.Module
+    loss: Tensor
+    capture: Capture
+    leaves: list[Tensor]
+    """Differentiable copies of the floating inputs."""
+    names: dict[int, str]
+    """Parameter name by ``id`` of the shadow leaf."""
+    shadow: Mapping[int, Tensor]
+
+    def trace(self, batch: Batch, feeder: Feeder, fed: Batch, step: int) -> Trace:
+        """Book the gradient and write everything down.
+
+        Args:
+            batch: The user's batch.
+            feeder: How batch and model make a loss.
+            fed: The copies of the batch that the model ran on.
+            step: Optimizer steps behind the tensors looked at.
+        """
+        graph, start = self._graph()
+        loss = float(self.loss.detach())
+        describer = Describer(self.model, self.capture, self.names)
+        auditor = Auditor(
+            graph=graph,
+            subjects={key: describer.describe(graph, key) for key in graph.nodes},
+            capture=self.capture,
+            piece=PIECES.get(self.loss.dtype, 4),
+            start=start,
+        )
+        books: Books | None = None
+        random: Ledger | None = None
+        if graph.nodes and math.isfinite(loss):
+            books = auditor.keep("loss", {graph.root: torch.ones_like(self.loss)})
+            random = self._random_ledger(auditor)
+        trace = with_predictions(
+            Trace(
+                run=self._run(batch, loss, step),
+                operations=self._operations(auditor, describer, books),
+                parameters=self._parameters(graph, books),
+                inputs=tuple(
+                    input_record(name, tensor.detach(), self.capture.readers.get(id(tensor)))
+                    for name, tensor in feeder.inputs(fed).items()
+                ),
+                ledger_random=random,
+                non_finite=self.capture.non_finite or (None if math.isfinite(loss) else "loss"),
+                notes=self._notes(graph, loss),
+            )
+        )
+        return replace(trace, ledger=self._ledger(trace, auditor, describer, books))
+
+    def _ledger(
+        self, trace: Trace, auditor: Auditor, describer: Describer, books: Books | None
+    ) -> Ledger | None:
+        """The books as people read them: the tree of entries, theory beside measurement."""
+        if books is None or books.flow is None:
+            return books.ledger if books else None
+        shown = _shown(auditor)
+        root, imbalance = book_entries(
+            books.keeper,
+            books.flow,
+            auditor.top,
+            self.capture,
+            auditor.subjects,
+            describer.source,
+            {key: op.predicted for key, op in zip(shown, trace.operations, strict=True)},
+        )
+        return replace(
+            books.ledger,
+            root=root,
+            imbalance=imbalance,
+            by_cause=sum_by_cause(root),
+            predicted_by_cause=sum_by_cause(root, predicted=True),
+        )
+
+    def _graph(self) -> tuple[Graph, str]:
+        """The booked graph: back to the inputs, or as deep as the gradient goes."""
+        inputs = [get_gradient_edge(leaf) for leaf in self.leaves]
+        made = [get_gradient_edge(tensor) for tensor, _ in self.capture.sources]
+        graph = walk(self.loss, [(edge.node, edge.output_nr) for edge in (*inputs, *made)])
+        if graph.nodes:
+            return graph, "the inputs"
+        for tensor in self.capture.first_outputs:
+            edge = get_gradient_edge(tensor)
+            graph = walk(self.loss, [(edge.node, edge.output_nr)])
+            if graph.nodes:
+                return graph, "the first module the loss reaches"
+        return graph, "nothing"
+
+    def _random_ledger(self, auditor: Auditor) -> Ledger | None:
+        """A second book, from a random unit cotangent at the model's outputs (Hutchinson)."""
+        if auditor.top == TOP:
+            return None
+        generator = torch.Generator().manual_seed(0)
+        drawn: dict[Edge, Tensor] = {}
+        for edge, (shape, dtype, device) in auditor.outputs().items():
+            noise = torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
+            drawn[edge] = noise.to(device, dtype)
+        if not drawn:
+            return None
+        size = math.hypot(*(float(backward.norm(grad)) for grad in drawn.values()))
+        return auditor.keep("random", {edge: grad / size for edge, grad in drawn.items()}).ledger
+
+    def _operations(
+        self, auditor: Auditor, describer: Describer, books: Books | None
+    ) -> tuple[Operation, ...]:
+        graph, subjects = auditor.graph, auditor.subjects
+        upstream = upstream_of(graph, lambda key: subjects[key].transparent)
+        shown = _shown(auditor)
+        ids = {key: number for number, key in enumerate(shown)}
+        tally = books.tally if books else backward.Tally()
+        flow = books.flow if books else None
+        found = []
+        for key in shown:
+            subject = subjects[key]
+            sent = [tally.passed[key, p] for p, _ in graph.edges[key] if (key, p) in tally.passed]
+            total = tally.totals.get((key, 0))
+            call = subject.call
+            found.append(
+                Operation(
+                    id=ids[key],
+                    name=subject.name,
+                    cause=subject.cause,
+                    module=subject.module,
+                    call=self.capture.spans[subject.span].call,
+                    source=describer.source(subject),
+                    upstream=tuple(ids[source] for source in upstream[key]),
+                    own_decades=stack(sent) - total if sent and total is not None else None,
+                    decades=flow.operations.get(key, 0.0) if flow else 0.0,
+                    share=flow.shares.get(key, 0.0) if flow else 0.0,
+                    log10_grad=total,
+                    signal=call.signal if call and call.output == key else None,
+                    activation=subject.activation,
+                    weights=subject.weights,
+                )
+            )
+        return tuple(found)
+
+    def _parameters(self, graph: Graph, books: Books | None) -> tuple[Parameter, ...]:
+        owners = {
+            f"{path}.{name}" if path else name: (path, module)
+            for path, module in self.model.named_modules()
+            for name in module._parameters
+        }
+        leaves = {id(tensor): tensor for tensor in self.shadow.values()}
+        found = []
+        for key, name in self.names.items():
+            leaf = leaves[key]
+            log10_grad = books.tally.parameters.get(key) if books else None
+            path, module = owners.get(name, ("", self.model))
+            found.append(
+                Parameter(
+                    name=name,
+                    shape=tuple(leaf.shape),
+                    trainable=leaf.requires_grad,
+                    reached=key in graph.reached,
+                    log10_grad=log10_grad,
+                    exact_zero=log10_grad == backward.NEVER,
+                    stats=stats_of(leaf.detach()),
+                    module=path,
+                    module_called=id(module) in self.capture.called,
+                )
+            )
+        return tuple(found)
+
+    def _run(self, batch: Batch, loss: float, step: int) -> Run:
+        return Run(
+            model=type(self.model).__name__,
+            torch=torch.__version__,
+            probe_dtype=str(self.loss.dtype).removeprefix("torch."),
+            training=self.model.training,
+            batch_size=batch_size(batch),
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            loss=loss,
+            step=step,
+        )
+
+    def _notes(self, graph: Graph, loss: float) -> tuple[str, ...]:
+        notes = []
+        opaque = sorted(
+            {n.name() for n in graph.nodes.values() if "Rnn" in n.name() or "CopySlices" in n.name()}
+        )
+        if opaque:
+            notes.append(f"booked as one entry, opaque inside: {', '.join(opaque)}")
+        if not math.isfinite(loss):
+            notes.append(f"the loss is {loss}: no gradient could be booked")
+        return tuple(notes)
+
+
+def _shown(auditor: Auditor) -> list[int]:
+    """Booked nodes that do more than rearrange, in forward order: the trace's operations."""
+    return [key for key in reversed(auditor.graph.nodes) if not auditor.subjects[key].transparent]

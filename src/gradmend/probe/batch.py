@@ -1,0 +1,163 @@
+"""How a batch reaches a model: the one place that knows the three forms a batch may take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradmend.errors import BadInput
+from gradmend.probe.capture import tensors_in
+
+Batch = Any
+LossFn = Callable[..., Any]
+Forward = Callable[[nn.Module, Batch], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Feeder:
+    """Turns (model, batch) into a loss.
+
+    A batch is ``(x, y)``: ``loss_fn(model(x), y)``, a tuple x is unpacked; or a mapping:
+    ``loss_fn(model(**batch), batch)``; or anything at all with ``forward(model, batch)``.
+    """
+
+    loss_fn: LossFn | None = None
+    forward: Forward | None = None
+
+    def __post_init__(self) -> None:
+        if self.forward is None and self.loss_fn is None:
+            raise BadInput(
+                "neither loss_fn nor forward was given",
+                "without a loss there is no gradient to follow",
+                "pass loss_fn=, or forward=(model, batch) -> loss",
+            )
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """The tensors the model receives, by name."""
+        if self.forward is None and isinstance(batch, Mapping):
+            named = {str(k): v for k, v in batch.items() if isinstance(v, Tensor)}
+        else:
+            x = batch[0] if self.forward is None and _is_pair(batch) else batch
+            found = list(tensors_in(x))
+            named = {f"input{i}" if len(found) > 1 else "input": t for i, t in enumerate(found)}
+        return named
+
+    def loss(self, model: nn.Module, batch: Batch) -> Any:
+        """Run the forward pass and its loss."""
+        if self.forward is not None:
+            return self.forward(model, batch)
+        assert self.loss_fn is not None
+        if isinstance(batch, Mapping):
+            return self.loss_fn(model(**batch), batch)
+        if not _is_pair(batch):
+            raise BadInput(
+                f"a batch is a {type(batch).__name__}, neither (x, y) nor a mapping",
+                "gradmend cannot tell inputs from targets",
+                "yield (x, y) pairs or dicts, or pass forward=(model, batch) -> loss",
+            )
+        x, y = batch
+        output = model(*x) if isinstance(x, tuple) else model(x)
+        return self.loss_fn(output, y)
+
+    def owners(self, model: nn.Module) -> list[nn.Module]:
+        """The modules whose tensors take part: the model, and the loss if it is a module."""
+        return [model, self.loss_fn] if isinstance(self.loss_fn, nn.Module) else [model]
+
+
+def _is_pair(batch: Batch) -> bool:
+    return isinstance(batch, list | tuple) and len(batch) == 2
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Rebuild nested tuples, lists and mappings with every tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        items = {key: map_tensors(item, change) for key, item in value.items()}
+        return type(value)(items) if type(value) is not dict else items  # type: ignore[call-arg]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(item, change) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(item, change) for item in value)
+    return value
+
+
+def batch_size(batch: Batch) -> int:
+    """Length of the first dimension of the first tensor; 0 when there is none."""
+    for tensor in tensors_in(batch):
+        if tensor.dim():
+            return int(tensor.shape[0])
+    return 0
+
+
+def check_loss(loss: Any) -> Tensor:
+    """Make sure a loss is one differentiable number.
+
+    Raises:
+        BadInput: If it is no tensor, no scalar, or nothing trainable led to it.
+    """
+    if not isinstance(loss, Tensor):
+        raise BadInput(
+            f"the loss is a {type(loss).__name__}, not a tensor",
+            "autograd can only walk back from a tensor",
+            "return the loss itself, not loss.item() or a dict",
+        )
+    if loss.numel() != 1:
+        raise BadInput(
+            f"the loss has shape {list(loss.shape)}, not one number",
+            "a gradient needs a single number to descend on",
+            "average it, for example reduction='mean'",
+        )
+    if not loss.requires_grad or loss.grad_fn is None:
+        raise BadInput(
+            "the loss does not require a gradient: no trainable parameter led to it",
+            "backward() would raise, and nothing could learn",
+            "look for detach(), no_grad(), argmax or .item() between model and loss",
+        )
+    return loss if loss.dim() == 0 else loss.reshape(())
+
+
+def check_fit(model: nn.Module, batch: Batch) -> None:
+    """Find out, before running anything, what would make the forward pass fail obscurely.
+
+    Raises:
+        BadInput: No trainable parameter, NaN in the data, or tensors on different devices.
+    """
+    parameters = list(model.parameters())
+    if not any(p.requires_grad for p in parameters):
+        raise BadInput(
+            f"{type(model).__name__} has no trainable parameter"
+            + (f" ({len(parameters)} frozen)" if parameters else ""),
+            "there is nothing for a gradient to change",
+            "register layers as attributes or in a ModuleList, or set requires_grad=True",
+        )
+    lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
+    if lazy:
+        raise BadInput(
+            f"{lazy[0]} is a lazy parameter without a shape yet",
+            "nothing can be measured before it has one",
+            "run the model once on a batch first",
+        )
+    home = {p.device for p in parameters}
+    away = {t.device for t in tensors_in(batch)} - home
+    if len(home) == 1 and away and "cpu" not in {d.type for d in away} | {d.type for d in home}:
+        pass  # several accelerators: the model may move tensors itself
+    elif len(home) == 1 and away:
+        raise BadInput(
+            f"the model is on {next(iter(home))} and the batch on {next(iter(away))}",
+            "the forward pass would raise",
+            "move both to one device, for example x.to(device)",
+        )
+    for tensor in tensors_in(batch):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise BadInput(
+                f"the batch holds {bad} NaN or infinite values in a tensor of shape"
+                f" {list(tensor.shape)}",
+                "every gradient computed from it would be NaN",
+                "clean the data, or leave that sample out",
+            )

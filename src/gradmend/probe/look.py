@@ -1,0 +1,141 @@
+"""One look at a model on a batch: everything measured, nothing changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from gradmend.errors import BadInput, GradmendError
+from gradmend.probe.assemble import Assembler
+from gradmend.probe.batch import Batch, Feeder, check_fit, check_loss, map_tensors
+from gradmend.probe.capture import run_captured
+from gradmend.probe.shadow import convert, make_shadow, untouched
+from gradmend.records.trace import Trace
+
+FLOAT64_LIMIT = 20_000_000
+"""Parameters up to which the books are kept in float64; above, in the model's own type,
+because a float64 copy would double the memory of a model that may fill the machine."""
+
+
+def look(
+    model: nn.Module,
+    batch: Batch,
+    feeder: Feeder,
+    *,
+    precision: str = "auto",
+    shadow: Mapping[int, Tensor] | None = None,
+    step: int = 0,
+) -> Trace:
+    """Measure a model on one batch, forward and backward, leaving no mark.
+
+    Args:
+        model: Any module; compiled ones are looked at through their eager original.
+        batch: One batch, in a form ``feeder`` knows.
+        feeder: How batch and model make a loss.
+        precision: ``auto`` (float64 up to 20 million parameters), ``float64`` or ``native``.
+        shadow: Tensors to look at instead of the model's own, by ``id`` of the original.
+        step: Optimizer steps the shadow has behind it, noted in the trace.
+
+    Returns:
+        The trace.
+
+    Raises:
+        BadInput: If the model raises on the batch, or the loss cannot be followed back.
+    """
+    began = time.perf_counter()
+    notes: list[str] = []
+    eager = getattr(model, "_orig_mod", model)
+    if eager is not model:
+        notes.append("torch.compile: looked at the eager model behind the compiled one")
+    check_fit(eager, batch)
+    count = sum(p.numel() for p in eager.parameters())
+    device = next(eager.parameters()).device
+    wide = precision == "float64" or (precision == "auto" and count <= FLOAT64_LIMIT)
+    wide = wide and device.type in ("cpu", "cuda")
+    attempts: list[torch.dtype | None] = [torch.float64, None] if wide else [None]
+    for dtype in attempts:
+        try:
+            trace = _look_in(eager, batch, feeder, dtype, shadow, step)
+            break
+        except GradmendError:
+            raise
+        except Exception as error:
+            if dtype is attempts[-1]:
+                raise _as_bad_input(error, eager) from error
+            notes.append(
+                "float64 books were not possible (the model fixes its own number type); "
+                "kept in the model's type, exact to about 1e-6 decades per layer"
+            )
+    own = next(eager.parameters())
+    run = replace(
+        trace.run,
+        dtype=str(own.dtype).removeprefix("torch."),
+        device=str(own.device),
+        seconds=time.perf_counter() - began,
+    )
+    return replace(trace, run=run, notes=(*notes, *trace.notes))
+
+
+def _as_bad_input(error: Exception, model: nn.Module) -> BadInput:
+    text = " ".join(str(error).split())
+    return BadInput(
+        f"{type(model).__name__} raised {type(error).__name__} on this batch: {text[:300]}",
+        "without a forward and a backward pass nothing can be measured",
+        "run loss_fn(model(x), y).backward() yourself to see where",
+    )
+
+
+def _look_in(
+    model: nn.Module,
+    batch: Batch,
+    feeder: Feeder,
+    dtype: torch.dtype | None,
+    shadow: Mapping[int, Tensor] | None,
+    step: int,
+) -> Trace:
+    owners = feeder.owners(model)
+    originals = {id(p): name for name, p in model.named_parameters()}
+    if shadow is None:
+        shadow = make_shadow(owners, dtype)
+    elif dtype is not None:
+        shadow = {
+            key: convert(t.detach(), dtype).clone().requires_grad_(t.requires_grad)
+            for key, t in shadow.items()
+        }
+    with untouched(owners, shadow), torch.enable_grad():
+        if dtype is not None:
+            torch.set_default_dtype(dtype)
+        leaves: list[Tensor] = []
+
+        def prepare(tensor: Tensor) -> Tensor:
+            copy = convert(tensor.detach(), dtype).clone()
+            if not copy.is_floating_point():
+                return copy
+            leaves.append(copy.requires_grad_())
+            return copy.clone()  # a copy of the leaf, so that the model may write into it
+
+        fed = _prepare(batch, feeder, prepare, dtype)
+        watched = {id(t): name for name, t in feeder.inputs(fed).items()}
+        loss, capture = run_captured(model, lambda: check_loss(feeder.loss(model, fed)), watched)
+        names = {id(shadow[key]): name for key, name in originals.items()}
+        assembler = Assembler(
+            model=model, loss=loss, capture=capture, leaves=leaves, names=names, shadow=shadow
+        )
+        return assembler.trace(batch, feeder, fed, step)
+
+
+def _prepare(
+    batch: Batch, feeder: Feeder, prepare: Callable[[Tensor], Tensor], dtype: torch.dtype | None
+) -> Batch:
+    """Inputs become differentiable copies; targets plain copies."""
+
+    def copy(tensor: Tensor) -> Tensor:
+        return convert(tensor.detach(), dtype).clone()
+
+    if feeder.forward is None and isinstance(batch, list | tuple) and len(batch) == 2:
+        return (map_tensors(batch[0], prepare), map_tensors(batch[1], copy))
+    return map_tensors(batch, prepare)

@@ -1,0 +1,126 @@
+"""Where in the user's code something was written: the line a finding points to."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import linecache
+import sys
+import textwrap
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+_OURS = str(Path(__file__).resolve().parents[1])
+_TORCH = str(Path(torch.__file__).resolve().parent)
+_ZOO = str(Path(_OURS) / "zoo")
+
+_built: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+
+
+def calling_line(depth: int = 1) -> str | None:
+    """``file.py:12`` of the nearest frame that is neither torch's nor ours."""
+    frame: FrameType | None = sys._getframe(depth)
+    while frame and not _is_users(frame.f_code.co_filename):
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame else None
+
+
+@lru_cache(maxsize=4096)
+def _is_users(filename: str) -> bool:
+    if filename.startswith(("<frozen", "<string")):
+        return False
+    ours = filename.startswith(_OURS) and not filename.startswith(_ZOO)
+    return not (ours or filename.startswith(_TORCH))
+
+
+@contextmanager
+def remember_construction() -> Iterator[None]:
+    """Note, for every module built inside the block, the line that built it.
+
+    Used around a user's factory, where the building happens under our eyes. Nothing is
+    written on the modules; the notes go when the modules do.
+    """
+    original = nn.Module.__init__
+
+    def noting(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        line = _construction_line(self)
+        if line:
+            _built[self] = line
+
+    nn.Module.__init__ = noting  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__init__ = original  # type: ignore[method-assign]
+
+
+def _construction_line(module: nn.Module) -> str | None:
+    """The line that called the module's constructor, past its own ``__init__`` frames."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame and frame.f_code.co_name == "__init__" and frame.f_locals.get("self") is module:
+        frame = frame.f_back
+    while frame and not _is_users(frame.f_code.co_filename):
+        frame = frame.f_back
+    if frame is None:
+        return None
+    path, number = frame.f_code.co_filename, frame.f_lineno
+    return f"{Path(path).name}:{number}  {linecache.getline(path, number).strip()}".rstrip()
+
+
+def module_line(root: nn.Module, path: str) -> str | None:
+    """``file.py:12  nn.Sigmoid()`` for the module at ``path``, where it can be known.
+
+    Known when its construction was watched (:func:`remember_construction`) or when the class
+    of a parent assigns it in its own source (``self.act = nn.Sigmoid()``).
+    """
+    module = root
+    owners: list[tuple[nn.Module, str]] = []
+    for part in path.split(".") if path else []:
+        owners.append((module, part))
+        try:
+            module = getattr(module, part)
+        except AttributeError:
+            return None
+    if module in _built:
+        return _built[module]
+    for owner, name in reversed(owners):
+        line = _assignments(type(owner)).get(name)
+        if line:
+            return line
+    return None
+
+
+@lru_cache(maxsize=512)
+def _assignments(cls: type) -> dict[str, str]:
+    """Lines of a user class's source that assign ``self.<name>``."""
+    try:
+        path = inspect.getsourcefile(cls)
+        lines, first = inspect.getsourcelines(cls)
+        if path is None or not _is_users(path):
+            return {}
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, TypeError, SyntaxError):
+        return {}  # built in a REPL or by exec: no source to point to
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        for target in targets:
+            if (
+                isinstance(target, ast.Attribute)
+                and isinstance(target.value, ast.Name)
+                and target.value.id == "self"
+            ):
+                text = lines[node.lineno - 1].strip()
+                found.setdefault(
+                    target.attr, f"{Path(path).name}:{first + node.lineno - 1}  {text}"
+                )
+    return found

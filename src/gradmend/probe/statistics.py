@@ -1,0 +1,56 @@
+"""Tensors to sufficient statistics."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gradmend.records.stats import Stats
+from gradmend.records.trace import Input
+
+
+def stats_of(x: Tensor) -> Stats:
+    """Sufficient statistics of a tensor of any shape and type."""
+    values = torch.view_as_real(x) if x.is_complex() else x
+    values = values.reshape(-1).to(torch.float64 if x.device.type == "cpu" else torch.float32)
+    finite = torch.isfinite(values)
+    kept = values[finite]
+    if not kept.numel():
+        return Stats(non_finite=values.numel())
+    size = kept.abs()
+    nonzero = size[size > 0]
+    return Stats(
+        count=kept.numel(),
+        total=float(kept.sum()),
+        sum_of_squares=float(kept.square().sum()),
+        max_abs=float(size.max()),
+        min_abs_nonzero=float(nonzero.min()) if nonzero.numel() else math.inf,
+        zeros=int((size == 0).sum()),
+        non_finite=values.numel() - kept.numel(),
+    )
+
+
+def input_record(name: str, x: Tensor, reader: str | None) -> Input:
+    """What a model was fed: overall statistics, and the spread of scales among features.
+
+    Features are the last dimension of a [B, D] input; images and sequences, whose features
+    share one scale by nature, have none.
+    """
+    largest = smallest = None
+    if x.is_floating_point() and x.dim() == 2 and x.shape[0] > 1:
+        deviations = x.double().std(dim=0, correction=0)
+        varying = deviations[deviations > 0]
+        if varying.numel():
+            largest, smallest = float(varying.max()), float(varying.min())
+    return Input(
+        name=name,
+        shape=tuple(x.shape),
+        dtype=str(x.dtype).removeprefix("torch."),
+        floating=x.is_floating_point(),
+        stats=stats_of(x),
+        feature_rms_max=largest,
+        feature_rms_min=smallest,
+        reader=reader,
+    )

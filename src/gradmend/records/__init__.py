@@ -1,0 +1,1 @@
+"""Frozen records: what is measured, found, prescribed and proven. Standard library only."""

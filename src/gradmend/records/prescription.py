@@ -1,0 +1,110 @@
+"""Prescriptions: edits as data, with predictions that can fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+Scalar = str | int | float | bool | None
+
+SCHEMA = 1
+"""Version of the prescription's JSON form."""
+
+
+class Change(IntEnum):
+    """How much an edit changes, smallest first; the race tries them in this order.
+
+    The values are also what ``keep=`` protects: see :data:`KEEPS`.
+    """
+
+    DATA_SCALE = 1
+    INITIALISATION = 2
+    OPTIMIZER = 3
+    ACTIVATION = 4
+    NORMALISATION = 5
+    RESIDUAL = 6
+    CELL = 7
+
+
+KEEPS: dict[str, frozenset[Change]] = {
+    "data": frozenset({Change.DATA_SCALE}),
+    "parameters": frozenset({Change.INITIALISATION}),
+    "optimizer": frozenset({Change.OPTIMIZER}),
+    "activations": frozenset({Change.ACTIVATION}),
+    "architecture": frozenset(
+        {Change.ACTIVATION, Change.NORMALISATION, Change.RESIDUAL, Change.CELL}
+    ),
+}
+"""What each word of ``keep=`` forbids."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """One reversible change, as data. ``kind`` names a function of :mod:`gradmend.edits`."""
+
+    kind: str
+    target: str = ""
+    """Module path or parameter name; empty for the model or the optimizer itself."""
+    args: dict[str, Scalar | list[Scalar]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """A number the edited model must show, or the remedy was wrong about it."""
+
+    quantity: str
+    """A measurement the engine can take from a trace, see :mod:`gradmend.engine.predictions`."""
+    low: float
+    high: float
+    unit: str = "1"
+    sentence: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prescription:
+    """Edits in the order they are applied, what they promise, and why they were chosen."""
+
+    edits: tuple[Edit, ...] = ()
+    predictions: tuple[Prediction, ...] = ()
+    remedies: tuple[str, ...] = ()
+    treats: tuple[str, ...] = ()
+    """Names of the findings it answers."""
+    changes: tuple[Change, ...] = ()
+    reason: str = ""
+    model: str = ""
+    """Class of the model it was written for; a note, not a lock."""
+    schema: int = SCHEMA
+
+    def __bool__(self) -> bool:
+        """False when nothing is to be changed."""
+        return bool(self.edits)
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """How much it changes: largest change, how many kinds, how many edits."""
+        return (max(self.changes, default=0), len(set(self.changes)), len(self.edits))
+
+    def plus(self, other: Prescription) -> Prescription:
+        """Combine two prescriptions; the other's edits come after this one's."""
+
+        def union(a: tuple[str, ...], b: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(dict.fromkeys((*a, *b)))
+
+        return Prescription(
+            edits=self.edits + other.edits,
+            predictions=self.predictions + other.predictions,
+            remedies=union(self.remedies, other.remedies),
+            treats=union(self.treats, other.treats),
+            changes=tuple(sorted({*self.changes, *other.changes})),
+            reason="; ".join(part for part in (self.reason, other.reason) if part),
+            model=self.model or other.model,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A remedy that treats a finding but does not fit this model, and why."""
+
+    remedy: str
+    finding: str
+    reason: str

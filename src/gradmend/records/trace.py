@@ -1,0 +1,254 @@
+"""The Trace: everything one look at a model measured, as numbers.
+
+Rules and remedies are pure functions over a Trace, so it holds facts (norms, shares, shapes,
+names), never tensors, and can be saved, sent and judged again without torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from gradmend.records.ledger import Ledger
+from gradmend.records.stats import Stats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """Forward statistics of one tensor of shape [..samples.., units].
+
+    A tensor's energy splits into what all samples share and what tells them apart:
+    ``mean_square = offset_square + spread_square``.
+    """
+
+    mean_square: float
+    """E[x^2] over samples and units."""
+    offset_square: float
+    """Mean over units of (mean over samples)^2: the part that carries no information."""
+    spread_square: float
+    """Mean over units of the variance over samples: the part that does."""
+    mean: float
+    """Mean over samples and units."""
+    max_abs: float
+    units: int
+    samples: int
+    non_finite: int = 0
+
+    @property
+    def offset_share(self) -> float:
+        """Share of the energy that is the same for every sample, in [0, 1]."""
+        return self.offset_square / self.mean_square if self.mean_square > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationFacts:
+    """What an elementwise activation did to this batch."""
+
+    function: str
+    """The field's name: ``sigmoid``, ``tanh``, ``relu``, ``gelu``..."""
+    slope_rms: float
+    """sqrt(E[phi'(z)^2]) over all entries: the gain of a random gradient."""
+    slope_max: float
+    """Largest |phi'(z)| met in this batch."""
+    flat_share: float
+    """Share of entries with |phi'(z)| below 5 % of the activation's steepest slope."""
+    dead_units: int
+    """Units with phi'(z) = 0 on every sample of the batch."""
+    units: int
+    samples: int
+    steepest_slope: float | None = None
+    """sup |phi'| of the function itself, where it is known."""
+    replaceable: bool = False
+    """Whether the activation is a module of its own, so that an edit can replace it."""
+    negative_slope: float | None = None
+
+    @property
+    def dead_share(self) -> float:
+        """Share of dead units, in [0, 1]."""
+        return self.dead_units / self.units if self.units else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFacts:
+    """A linear map with its parameters, as the backward pass met it."""
+
+    parameter: str
+    """Name of the weight in ``model.named_parameters()``."""
+    kind: str
+    """``linear`` or ``convolution``."""
+    shape: tuple[int, ...]
+    """Weight shape [out, in, *kernel]; for a transposed layout, as stored."""
+    fan_in: int
+    fan_out: int
+    mean_square: float
+    """E[w^2] over the entries."""
+    bias: str | None = None
+    bias_mean_square: float = 0.0
+    trainable: bool = True
+    module_is_plain: bool = False
+    """Whether it is an ``nn.Linear`` or ``nn.Conv*d`` used once, with its own weight."""
+    orthogonality: float | None = None
+    """Spread of the singular values: std/mean; ``None`` where not measured."""
+
+    @property
+    def sigma_w(self) -> float:
+        """Weight gain sqrt(fan_in E[w^2]), the mean-field sigma_w (Poole et al. 2016)."""
+        return float((self.fan_in * self.mean_square) ** 0.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One operation on the gradient's way, in forward order."""
+
+    id: int
+    """Position in :attr:`Trace.operations`."""
+    name: str
+    """``linear``, ``sigmoid``, ``layer_norm``, ``add``..."""
+    cause: str
+    """The ledger's cause this operation is booked under."""
+    module: str
+    """Path of the innermost module that ran it; empty for the model itself."""
+    call: int = 0
+    source: str | None = None
+    upstream: tuple[int, ...] = ()
+    """The operations whose outputs it reads, through reshapes and views."""
+    own_decades: float | None = None
+    decades: float = 0.0
+    share: float = 0.0
+    predicted: float | None = None
+    log10_grad: float | None = None
+    """log10 |grad wrt this operation's output|, beyond the range of any float."""
+    signal: Signal | None = None
+    """Its output on the forward pass."""
+    activation: ActivationFacts | None = None
+    weights: WeightFacts | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One parameter and whether the loss reaches it."""
+
+    name: str
+    shape: tuple[int, ...]
+    trainable: bool
+    reached: bool
+    """Whether a path of the autograd graph leads from the loss to it."""
+    log10_grad: float | None
+    """log10 |grad|; ``None`` if not reached, ``-inf`` as ``None`` with ``exact_zero``."""
+    exact_zero: bool
+    stats: Stats
+    module: str = ""
+    module_called: bool = True
+    """Whether the module that owns it ran in this forward pass."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """One tensor of the batch that the model received."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    floating: bool
+    stats: Stats
+    feature_rms_max: float | None = None
+    """Largest and smallest per-feature rms after centring, over features that vary."""
+    feature_rms_min: float | None = None
+    reader: str | None = None
+    """Path of the first module that read it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The circumstances of the look."""
+
+    model: str
+    torch: str = ""
+    dtype: str = "float32"
+    """The model's own parameter type."""
+    probe_dtype: str = "float64"
+    """The type the books were kept in."""
+    device: str = "cpu"
+    training: bool = True
+    batch_size: int = 0
+    parameters: int = 0
+    loss: float | None = None
+    optimizer: str | None = None
+    learning_rate: float | None = None
+    step: int = 0
+    """Optimizer steps taken on a shadow before this look."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What one look measured: the run, its operations in forward order, and both books."""
+
+    run: Run
+    operations: tuple[Operation, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+    inputs: tuple[Input, ...] = ()
+    ledger: Ledger | None = None
+    ledger_random: Ledger | None = None
+    non_finite: str | None = None
+    """First operation, in forward order, whose output is not finite."""
+    notes: tuple[str, ...] = ()
+    """What could not be seen, and why."""
+
+    @cached_property
+    def activations(self) -> tuple[Operation, ...]:
+        """Operations that are elementwise activations, in forward order."""
+        return tuple(op for op in self.operations if op.activation is not None)
+
+    @cached_property
+    def weights(self) -> tuple[Operation, ...]:
+        """Operations that are linear maps with parameters, in forward order."""
+        return tuple(op for op in self.operations if op.weights is not None)
+
+    @cached_property
+    def readers(self) -> dict[int, tuple[int, ...]]:
+        """For each operation's id, the ids of the operations that read its output."""
+        found: dict[int, list[int]] = {}
+        for op in self.operations:
+            for source in op.upstream:
+                found.setdefault(source, []).append(op.id)
+        return {key: tuple(value) for key, value in found.items()}
+
+    def pairs(self) -> Iterator[tuple[Operation, Operation]]:
+        """Yield each (weights, activation) where the activation reads the weights directly."""
+        for act in self.activations:
+            for source in act.upstream:
+                if self.operations[source].weights is not None:
+                    yield self.operations[source], act
+
+    @cached_property
+    def is_chain(self) -> bool:
+        """Whether the gradient has one way only: no joins, so depth multiplies unhindered."""
+        return all(
+            len(op.upstream) <= 1 and len(self.readers.get(op.id, ())) <= 1 for op in self.operations
+        )
+
+    @cached_property
+    def signal_lost(self) -> float | None:
+        """Decades of rms signal across samples lost from the first to the last linear map.
+
+        Negative when the signal grows; ``None`` with fewer than two linear maps or samples.
+        """
+        seen = [op.signal for op in self.weights if op.signal and op.signal.samples > 1]
+        if len(seen) < 2 or not seen[0].spread_square > 0:
+            return None
+        # Rounding leaves about 1e-32 of the energy; an exact zero is at least that far down.
+        last = max(seen[-1].spread_square, 1e-32 * seen[0].spread_square)
+        return 0.5 * (math.log10(seen[0].spread_square) - math.log10(last))
+
+    @cached_property
+    def total_decades(self) -> float | None:
+        """The model's whole gain, as booked with the loss's own cotangent."""
+        return self.ledger.total_decades if self.ledger else None
+
+    @cached_property
+    def chain_depth(self) -> int:
+        """Linear maps that nearly all of the gradient passes one after the other."""
+        return sum(1 for op in self.weights if op.share > 0.99)

@@ -1,0 +1,1 @@
+"""One file per remedy: a pure function from Findings and Trace to Prescriptions."""

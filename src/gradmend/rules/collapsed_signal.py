@@ -1,0 +1,70 @@
+"""GRF104: every sample looks the same to the last layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gradmend.records.finding import Evidence, Finding, Severity
+from gradmend.records.trace import Trace
+from gradmend.registry import Case, limit, rule
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a signal has collapsed."""
+
+    decades: float = limit(
+        4.0,
+        unit="decades",
+        source="rms difference between samples falls ten-thousandfold, the limit of "
+        "uncentred-activation",
+    )
+
+
+@rule(
+    code="GRF104",
+    limits=Limits,
+    fires_on=[Case.of("mlp", depth=100, activation="sigmoid"),
+              Case.of("mlp", depth=24, activation="relu")],
+    silent_on=[Case.of("mlp", depth=3), Case.of("transformer"), Case.of("residual_mlp"),
+               Case.of("cnn", depth=6)],
+)
+def collapsed_signal(trace: Trace, limits: Limits) -> Iterator[Finding]:
+    """Forward signal in which the differences between samples are lost.
+
+    What it finds:
+        Models whose last linear map answers nearly the same to every sample, while the first
+        still tells them apart. A symptom: it ranks below every cause that explains it.
+
+    Why it matters:
+        A layer that answers the same to every input can learn a constant and nothing else, even
+        under a gradient of healthy size.
+
+    How it is measured:
+        Rms over samples, per unit, of the outputs of the first and the last linear map.
+
+    Silent when:
+        The signal keeps its size; there is one sample only.
+
+    References:
+        Schoenholz et al. 2017 (correlation length xi_c); Glorot and Bengio 2010.
+    """
+    lost = trace.signal_lost
+    if lost is None or lost < limits.decades:
+        return
+    yield Finding(
+        code="GRF104",
+        name="collapsed-signal",
+        severity=Severity.ERROR,
+        modules=(trace.weights[-1].module,),
+        source=trace.weights[-1].source,
+        summary=f"differences between samples shrink by {lost:.1f} decades from first to last layer",
+        evidence=(
+            Evidence(quantity="signal lost across samples", observed=lost, limit=limits.decades,
+                     unit="decades"),
+        ),
+        weight=lost,
+        exculpation="a signal that survives",
+        symptom=True,
+    )

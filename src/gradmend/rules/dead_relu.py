@@ -1,0 +1,105 @@
+"""ACT104: rectifier units that are off on every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gradmend.records.finding import CannotJudge, Evidence, Finding, Severity
+from gradmend.records.trace import Trace
+from gradmend.registry import Case, limit, rule
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When units count as dead."""
+
+    dead_share: float = limit(
+        0.7,
+        unit="1",
+        source="AutoTrainer's gamma = 0.7 (Zhang et al. 2021) and DeepDiagnosis' 70 %, applied to "
+        "units over all samples instead of entries",
+    )
+    samples: float = limit(
+        16,
+        unit="samples",
+        source="a unit active on one sample in four is off for 16 in a row with probability 1 %",
+    )
+
+
+@rule(
+    code="ACT104",
+    limits=Limits,
+    fires_on=[
+        Case.of("mlp", depth=4, activation="relu", bad_layer=1, bad_bias=-30.0),
+        Case.of("cnn", depth=2, activation="relu", norm=False, init="constant", gain=-4.0),
+    ],
+    silent_on=[
+        Case.of("mlp", depth=4, activation="relu"),
+        Case.of("mlp", depth=24, activation="relu"),
+        Case.of("mlp", depth=4, activation="sigmoid", bad_layer=1, bad_bias=12.0),
+        Case.of("cnn", depth=4, activation="relu"),
+    ],
+)
+def dead_relu(trace: Trace, limits: Limits) -> Iterator[Finding | CannotJudge]:
+    """Rectifier units that are off for every sample, so that nothing can switch them on again.
+
+    What it finds:
+        Layers of ReLU and its kin in which most units have slope exactly zero on every sample of
+        the batch.
+
+    Why it matters:
+        A unit with z < 0 on all data has zero gradient at its weights and its bias: it stays off
+        for ever. A whole layer of them cuts the network in two.
+
+    How it is measured:
+        phi' = 0 on all samples, per unit (channel for images), not per entry: a healthy ReLU has
+        half of its entries at zero and every unit alive.
+
+    Silent when:
+        Fewer than 16 samples tell units apart; most units live; the activation has no exact
+        zero slope.
+
+    References:
+        Lu, Shin, Su, Karniadakis 2019 (Dying ReLU and initialization); Maas, Hannun, Ng 2013.
+    """
+    guilty = []
+    for op in trace.activations:
+        facts = op.activation
+        if facts is None or not facts.dead_units or facts.dead_share < limits.dead_share:
+            continue
+        if facts.samples < limits.samples:
+            yield CannotJudge(
+                code="ACT104",
+                name="dead-relu",
+                needs=f"a batch of at least {limits.samples:.0f} samples, it had {facts.samples}",
+            )
+            return
+        guilty.append(op)
+    if not guilty:
+        return
+    worst = max(guilty, key=lambda op: op.activation.dead_share if op.activation else 0.0)
+    assert worst.activation is not None
+    facts = worst.activation
+    yield Finding(
+        code="ACT104",
+        name="dead-relu",
+        severity=Severity.ERROR if facts.dead_units == facts.units else Severity.WARNING,
+        modules=tuple(dict.fromkeys(op.module for op in guilty)),
+        source=guilty[0].source,
+        summary=(
+            f"{facts.dead_units} of {facts.units} {facts.function} units of"
+            f" {worst.module or 'the model'} are off on all {facts.samples} samples"
+        ),
+        evidence=(
+            Evidence(
+                quantity="share of dead units",
+                observed=facts.dead_share,
+                limit=limits.dead_share,
+                module=worst.module,
+            ),
+        ),
+        weight=10.0 * facts.dead_share,
+        explains=("vanishing-gradient", "collapsed-signal", "detached-parameters"),
+        exculpation="units alive on some sample",
+    )

@@ -1,0 +1,1 @@
+"""Closed forms and mean-field maps of deep networks at initialisation; NumPy at most."""
