@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
+from gradmend.edits import Bench, apply_edits, export_plain
+from gradmend.engine.data import Batches, TrialData, trial_data
 from gradmend.engine.diagnose import diagnose
+from gradmend.engine.files import read_prescription
+from gradmend.engine.predictions import check_predictions
+from gradmend.engine.prescribe import forbidden_changes, prescribe
 from gradmend.engine.shadow_training import train_shadow
+from gradmend.engine.trial import RUNGS, Deadline, Tell, Trial
+from gradmend.errors import BadInput
 from gradmend.probe.batch import Batch, Feeder, Forward, LossFn
 from gradmend.probe.look import look
+from gradmend.records.codec import to_plain
+from gradmend.records.finding import Severity
+from gradmend.records.prescription import Prescription
 from gradmend.records.report import Report
+from gradmend.records.trace import Run, Trace
+from gradmend.records.verdict import Verdict
+
+DEFAULT_STEPS = 300
+"""Steps of a trial's training where neither ``steps`` nor the budget says otherwise."""
+FEWEST_STEPS = 20
+"""Below this a training shows nothing that can be told from noise."""
 
 
 def check(
@@ -58,5 +81,297 @@ def check(
         findings=found.findings,
         cannot_judge=found.cannot_judge,
         after=after,
-        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        made_at=_now(),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fix:
+    """What came out of :func:`fix` or :func:`apply`: the model, the prescription, the proof."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer | None
+    loss_fn: LossFn | None
+    batches: Batches | None
+    prescription: Prescription
+    """False when nothing was changed."""
+    report: Report
+    verdict: Verdict | None = None
+    steps_trained: int = 0
+    """Steps the model has behind it: the winner keeps its trial's training."""
+    notes: tuple[str, ...] = field(default=())
+
+    def export(self) -> nn.Module:
+        """A copy in the plain architecture, where edits fold away; what cannot fold stays."""
+        return export_plain(self.model, self.prescription.edits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers, ready for JSON; the model itself is not in it."""
+        return {
+            "prescription": to_plain(self.prescription),
+            "verdict": to_plain(self.verdict),
+            "report": self.report.to_dict(),
+            "steps_trained": self.steps_trained,
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        """The outcome in a line."""
+        if self.verdict is not None:
+            return self.verdict.reason
+        return f"{len(self.prescription.edits)} edit(s) applied, untried"
+
+
+def fix(
+    model: nn.Module,
+    batches: Batches,
+    loss_fn: LossFn | None = None,
+    *,
+    optimizer: torch.optim.Optimizer,
+    val: Batches | None = None,
+    steps: int | None = None,
+    keep: Iterable[str] = (),
+    budget: str = "120 s",
+    seed: int = 0,
+    seeds: int = 3,
+    forward: Forward | None = None,
+    tell: Tell | None = None,
+) -> Fix:
+    """Find the cause, race the remedies on the user's own data, keep the smallest that works.
+
+    Edits are made in place. If nothing beats the model as it is, or anything raises, it comes
+    back bit for bit as it was; a healthy model is not touched at all.
+
+    Args:
+        model: Any ``nn.Module``; trained or not.
+        batches: Training batches: re-iterable, a zero-argument callable, or an iterator.
+        loss_fn: The loss, one number.
+        optimizer: The live optimizer of the model's parameters; trials use it and put it back.
+        val: Unseen batches to judge on; split off where not given.
+        steps: How long a training is, in optimizer steps; chosen to fit the budget where not
+            given (300 at most).
+        keep: What must not change: any of "activations", "architecture", "parameters",
+            "optimizer", "data".
+        budget: Of the whole trial: ``"120 s"`` or ``"500 steps"``.
+        seed: Of batch order and of everything drawn anew.
+        seeds: Trainings of original and winner that must agree.
+        forward: ``(model, batch) -> loss``, instead of ``loss_fn``.
+        tell: Called with a line on what is going on and the share of the budget used.
+
+    Returns:
+        The fix; ``fix.prescription`` is false when nothing was changed, and ``fix.verdict``
+        says why.
+
+    Raises:
+        BadInput: If model, data, loss, optimizer or budget do not fit together.
+    """
+    keep = (keep,) if isinstance(keep, str) else tuple(keep)
+    forbidden_changes(keep)
+    deadline = _deadline(budget)
+    _check_optimizer(model, optimizer)
+    feeder = Feeder(loss_fn=loss_fn, forward=forward)
+    data = trial_data(batches, val)
+    tell = tell or (lambda text, share: None)
+    tell("looking at the gradient", 0.0)
+    trace = _with_optimizer(look(model, data.train[0], feeder), optimizer)
+    found = diagnose(trace)
+    report = Report(
+        trace=trace, findings=found.findings, cannot_judge=found.cannot_judge, made_at=_now()
+    )
+
+    def unchanged(reason: str, verdict: Verdict | None = None, **more: Any) -> Fix:
+        verdict = verdict or Verdict(kept=False, reason=reason, seconds=deadline.elapsed)
+        return Fix(
+            model=model,
+            optimizer=optimizer,
+            loss_fn=loss_fn,
+            batches=batches,
+            prescription=Prescription(model=trace.run.model),
+            verdict=verdict,
+            report=replace(report, verdict=verdict, **more),
+        )
+
+    if report.healthy:
+        return unchanged("healthy: nothing was found that a repair could mend; nothing was changed")
+    candidates = prescribe(report.at_least(Severity.WARNING), trace, keep)
+    if not candidates.prescriptions:
+        return unchanged(
+            "no remedy fits what was found; nothing was changed", refusals=candidates.refusals
+        )
+    trial = Trial(
+        model=model,
+        optimizer=optimizer,
+        feeder=feeder,
+        data=data,
+        steps=steps or DEFAULT_STEPS,
+        deadline=deadline,
+        seed=seed,
+        seeds=seeds,
+        tell=tell,
+    )
+    trial.steps = steps or _affordable_steps(trial, len(candidates.prescriptions))
+    if trial.steps < FEWEST_STEPS and steps is None:
+        return unchanged(
+            f"a budget of {budget} allows {trial.steps} steps per training, too few to prove"
+            " anything; nothing was changed"
+        )
+    winner, verdict = trial.run(candidates.prescriptions)
+    refusals = (*candidates.refusals, *trial.refusals)
+    if winner is None or trial.bench is None:
+        return unchanged(verdict.reason, verdict, refusals=refusals)
+    after = look(trial.bench.model, data.train[0], feeder)
+    fresh = _look_untrained(trial, winner, feeder, data)
+    verdict = replace(verdict, checked=check_predictions(winner.predictions, fresh))
+    return Fix(
+        model=trial.bench.model,
+        optimizer=optimizer,
+        loss_fn=loss_fn,
+        batches=batches,
+        prescription=winner,
+        verdict=verdict,
+        report=replace(
+            report, prescription=winner, refusals=refusals, verdict=verdict, after=after
+        ),
+        steps_trained=trial.steps,
+        notes=(*trial.bench.notes, *((data.note,) if data.note else ())),
+    )
+
+
+def apply(
+    prescription: Prescription | Mapping[str, Any] | str | Path,
+    model: nn.Module,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    batches: Batches | None = None,
+    loss_fn: LossFn | None = None,
+    forward: Forward | None = None,
+    seed: int = 0,
+) -> Fix:
+    """Make a prescription's edits on a freshly built model, without a trial.
+
+    Args:
+        prescription: The record, its dict, or the path of its JSON file.
+        model: A model of the same structure as the one it was written for.
+        optimizer: The optimizer to edit along (learning rate, new parameters).
+        batches: Data, for edits that measure it.
+        loss_fn: The loss, for those edits.
+        forward: ``(model, batch) -> loss``, instead of ``loss_fn``.
+        seed: Added to the seeds of what the edits draw.
+
+    Returns:
+        The fix, untrained.
+
+    Raises:
+        CannotApply: If an edit does not fit the model; it is then as it was.
+        BadInput: If the prescription is not one.
+    """
+    if not isinstance(prescription, Prescription):
+        prescription = read_prescription(prescription)
+    run_batch = None
+    if batches is not None and (loss_fn is not None or forward is not None):
+        feeder = Feeder(loss_fn=loss_fn, forward=forward)
+        first = _first(batches)
+
+        def run_batch(edited: nn.Module) -> Any:
+            return feeder.loss(edited, first)
+
+    state = torch.get_rng_state()
+    try:
+        bench = apply_edits(
+            Bench(model=model, optimizer=optimizer, run_batch=run_batch, seed=seed),
+            prescription.edits,
+        )
+    finally:
+        torch.set_rng_state(state)
+    return Fix(
+        model=bench.model,
+        optimizer=optimizer,
+        loss_fn=loss_fn,
+        batches=batches,
+        prescription=prescription,
+        report=Report(
+            trace=Trace(run=Run(model=type(model).__name__)),
+            prescription=prescription,
+            made_at=_now(),
+        ),
+        notes=tuple(bench.notes),
+    )
+
+
+def _first(batches: Batches) -> Batch:
+    source = batches() if callable(batches) else batches
+    for batch in source:
+        return batch
+    raise BadInput("batches holds no batch", "an edit measures the data", "pass some")
+
+
+def _look_untrained(
+    trial: Trial, winner: Prescription, feeder: Feeder, data: TrialData
+) -> Trace:
+    """Look at the repaired model before its training, where the predictions were made for."""
+    with trial.untrained(winner) as model:
+        return look(model, data.train[0], feeder)
+
+
+def _with_optimizer(trace: Trace, optimizer: torch.optim.Optimizer) -> Trace:
+    rate = optimizer.param_groups[0].get("lr")
+    return replace(
+        trace,
+        run=replace(
+            trace.run,
+            optimizer=type(optimizer).__name__,
+            learning_rate=float(rate) if rate is not None else None,
+        ),
+    )
+
+
+def _affordable_steps(trial: Trial, candidates: int) -> int:
+    """Steps per training that let the whole race fit into the budget."""
+    first, second, _ = RUNGS
+    trainings = (
+        1.0  # the original
+        + candidates * first
+        + candidates / 2 * (second - first)
+        + 3 * (1 - second)
+        + 2 * (trial.seeds - 1)
+    )
+    if trial.deadline.steps is not None:
+        return min(DEFAULT_STEPS, int(trial.deadline.steps / trainings))
+    pace = trial.pace()
+    left = (trial.deadline.seconds or 0.0) - trial.deadline.elapsed
+    return min(DEFAULT_STEPS, int(0.9 * left / (trainings * pace)))
+
+
+def _deadline(budget: str) -> Deadline:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|seconds|min|minutes|steps?)\s*", str(budget))
+    if match is None:
+        raise BadInput(
+            f"budget='{budget}' is neither a time nor a number of steps",
+            "a trial must know when to stop",
+            'write "120 s", "2 min" or "500 steps"',
+        )
+    amount, unit = float(match[1]), match[2]
+    if unit.startswith("step"):
+        return Deadline(steps=int(amount))
+    return Deadline(seconds=amount * (60 if unit.startswith("min") else 1))
+
+
+def _check_optimizer(model: nn.Module, optimizer: Any) -> None:
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise BadInput(
+            f"optimizer is a {type(optimizer).__name__}, not a torch optimizer",
+            "trials train with the user's own",
+            "pass the instance, for example torch.optim.Adam(model.parameters())",
+        )
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(p) in held for p in model.parameters()):
+        raise BadInput(
+            "the optimizer holds none of the model's parameters",
+            "its steps would change nothing",
+            "build it from this model's parameters()",
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+

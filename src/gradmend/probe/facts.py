@@ -93,7 +93,8 @@ class Describer:
         convolution = bool(kinds.CONVOLUTIONS.match(kind))
         fan_out, fan_in = _fans(weight, convolution, transposed, module)
         plain = type(module) in _PLAIN and getattr(module, "weight", None) is weight
-        values = weight.detach().to(torch.float64 if weight.device.type == "cpu" else weight.dtype)
+        values = _wide_of(weight)
+        centring, residual = _centring(values, bias, fan_out)
         return WeightFacts(
             parameter=self.names[id(weight)],
             kind="convolution" if convolution else "linear",
@@ -102,9 +103,9 @@ class Describer:
             fan_out=fan_out,
             mean_square=float(values.square().mean()),
             bias=self.names[id(bias)] if bias is not None else None,
-            bias_mean_square=float(bias.detach().double().square().mean())
-            if bias is not None
-            else 0.0,
+            bias_mean_square=float(_wide_of(bias).square().mean()) if bias is not None else 0.0,
+            bias_centring=centring,
+            bias_residual_square=residual,
             trainable=weight.requires_grad,
             module_is_plain=plain,
         )
@@ -146,6 +147,26 @@ _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 def _wide(x: Tensor) -> torch.dtype:
     return torch.float64 if x.device.type == "cpu" else torch.float32
+
+
+def _wide_of(x: Tensor) -> Tensor:
+    return x.detach().to(_wide(x))
+
+
+def _centring(weight: Tensor, bias: Tensor | None, fan_out: int) -> tuple[float, float]:
+    """Least-squares fit b = r - a W 1: (a, E[r^2]).
+
+    Only for weights stored [out, in, ...]; other layouts are taken to have no such structure.
+    """
+    if bias is None:
+        return 0.0, 0.0
+    b = _wide_of(bias)
+    if weight.shape[0] != fan_out or b.numel() != fan_out:
+        return 0.0, float(b.square().mean())
+    sums = weight.reshape(fan_out, -1).sum(dim=1)
+    norm = float(sums.square().sum())
+    a = -float((b * sums).sum()) / norm if norm > 0 else 0.0
+    return a, float((b + a * sums).square().mean())
 
 
 def _direct_leaf(node: Node | None) -> tuple[Tensor, bool] | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 
 from gradmend.records.trace import Operation, Trace
 from gradmend.theory.activations import KNOWN, activation
-from gradmend.theory.quadrature import gaussian_mean
+from gradmend.theory.meanfield import mean_square_slope, output_mean, output_mean_square
 
 
 def predict(trace: Trace) -> dict[int, float]:
@@ -23,53 +24,58 @@ def predict(trace: Trace) -> dict[int, float]:
     Returns:
         Predicted own gain in decades, by operation id.
     """
-    moments: dict[int, float | None] = {}
+    moments: dict[int, _Moments | None] = {}
     gains: dict[int, float] = {}
-    cache: dict[tuple[str, float | None, float], tuple[float, float]] = {}
-    first = next((i.stats.mean_square for i in trace.inputs if i.floating), None)
+    first = next((i.stats for i in trace.inputs if i.floating and i.stats.count), None)
+    fed = _Moments(square=first.mean_square, mean=0.0) if first else None
     for op in trace.operations:
-        incoming = _incoming(op, moments, first)
-        moment: float | None = None
+        incoming = _incoming(op, moments, fed)
+        outgoing: _Moments | None = None
         if op.weights is not None:
             w = op.weights
             inputs = math.prod(w.shape) / w.fan_out
             gains[op.id] = 0.5 * _log10(w.mean_square * inputs)
             if incoming is not None:
-                moment = w.fan_in * w.mean_square * incoming + w.bias_mean_square
-        elif op.activation is not None and op.activation.function in KNOWN:
-            if incoming is not None:
-                act = op.activation
-                moment, slope = _moments(cache, act.function, act.negative_slope, incoming)
-                gains[op.id] = 0.5 * _log10(slope)
-        if moment is None and op.signal is not None:
-            moment = op.signal.mean_square
-        moments[op.id] = moment
+                # A bias b = r - a W 1 removes a from the mean of what the weights read.
+                left = incoming.mean - w.bias_centring
+                square = incoming.square - incoming.mean**2 + left**2
+                q = w.fan_in * w.mean_square * square + w.bias_residual_square
+                outgoing = _Moments(square=q, mean=0.0)
+        elif op.activation is not None and op.activation.function in KNOWN and incoming:
+            act = op.activation
+            q = float(f"{incoming.square:.4g}")  # quadrature is cached on four digits
+            value, slope, mean = _through(act.function, act.negative_slope, q)
+            gains[op.id] = 0.5 * _log10(slope)
+            outgoing = _Moments(square=value, mean=mean)
+        if outgoing is None and op.signal is not None:
+            outgoing = _Moments(square=op.signal.mean_square, mean=op.signal.mean)
+        moments[op.id] = outgoing
     return gains
 
 
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    """What theory carries from one operation to the next."""
+
+    square: float
+    """E[x^2] over units and samples."""
+    mean: float
+    """E[x] over units and samples: what a common bias can remove."""
+
+
 def _incoming(
-    op: Operation, moments: dict[int, float | None], first: float | None
-) -> float | None:
+    op: Operation, moments: dict[int, _Moments | None], fed: _Moments | None
+) -> _Moments | None:
     if not op.upstream:
-        return first
+        return fed
     return moments[op.upstream[0]] if len(op.upstream) == 1 else None
 
 
-def _moments(
-    cache: dict[tuple[str, float | None, float], tuple[float, float]],
-    name: str,
-    negative_slope: float | None,
-    q: float,
-) -> tuple[float, float]:
-    """(E[phi(z)^2], E[phi'(z)^2]) at z ~ N(0, q), cached on q to four digits."""
-    key = (name, negative_slope, float(f"{q:.4g}"))
-    if key not in cache:
-        phi = activation(name, negative_slope=negative_slope)
-        cache[key] = (
-            gaussian_mean(lambda z: phi.value(z) ** 2, q, smooth=phi.smooth),
-            gaussian_mean(lambda z: phi.derivative(z) ** 2, q, smooth=phi.smooth),
-        )
-    return cache[key]
+@cache
+def _through(name: str, negative_slope: float | None, q: float) -> tuple[float, float, float]:
+    """(E[phi^2], E[phi'^2], E[phi]) at z ~ N(0, q)."""
+    phi = activation(name, negative_slope=negative_slope)
+    return output_mean_square(phi, q), mean_square_slope(phi, q), output_mean(phi, q)
 
 
 def _log10(value: float) -> float:

@@ -25,10 +25,18 @@ _ZOO = str(Path(_OURS) / "zoo")
 _built: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
 
-def calling_line(depth: int = 1) -> str | None:
-    """``file.py:12`` of the nearest frame that is neither torch's nor ours."""
-    frame: FrameType | None = sys._getframe(depth)
+def calling_line() -> str | None:
+    """``file.py:12`` of the user's code that led here from inside the model or the loss.
+
+    ``None`` when only torch's own modules lie between us and the caller of the probe: the line
+    that called gradmend says nothing about the model.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame and frame.f_code.co_filename.startswith(_OURS):
+        frame = frame.f_back
     while frame and not _is_users(frame.f_code.co_filename):
+        if frame.f_code.co_filename.startswith(_OURS):
+            return None
         frame = frame.f_back
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame else None
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 Scalar = str | int | float | bool | None
+Argument = Scalar | list[Scalar] | list[list[Scalar]]
 
 SCHEMA = 1
 """Version of the prescription's JSON form."""
@@ -43,9 +44,10 @@ class Edit:
     """One reversible change, as data. ``kind`` names a function of :mod:`gradmend.edits`."""
 
     kind: str
-    target: str = ""
-    """Module path or parameter name; empty for the model or the optimizer itself."""
-    args: dict[str, Scalar | list[Scalar]] = field(default_factory=dict)
+    targets: tuple[str, ...] = ()
+    """Module paths or parameter names; none for an edit of the optimizer."""
+    args: dict[str, Argument] = field(default_factory=dict)
+    """Numbers and names; lists run parallel to ``targets``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

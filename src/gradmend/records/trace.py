@@ -86,11 +86,13 @@ class WeightFacts:
     """E[w^2] over the entries."""
     bias: str | None = None
     bias_mean_square: float = 0.0
+    bias_centring: float = 0.0
+    """a in the fit b = r - a W 1: the mean of the input that the bias removes."""
+    bias_residual_square: float = 0.0
+    """E[r^2] over units: what of the bias is not centring."""
     trainable: bool = True
     module_is_plain: bool = False
     """Whether it is an ``nn.Linear`` or ``nn.Conv*d`` used once, with its own weight."""
-    orthogonality: float | None = None
-    """Spread of the singular values: std/mean; ``None`` where not measured."""
 
     @property
     def sigma_w(self) -> float:

@@ -56,8 +56,8 @@ def depth_without_skip(trace: Trace, limits: Limits) -> Iterator[Finding]:
         Decades per layer from the ledger; the horizon is the depth at which they reach 5.5.
 
     Silent when:
-        Skips carry the gradient (its share of the chain is below one), or the loss per layer is
-        small enough for the depth there is.
+        Skips carry the gradient (its share of the chain is below one), the loss per layer is
+        small enough for the depth there is, or one operation alone accounts for half of it.
 
     References:
         Hochreiter 1991; Srivastava, Greff, Schmidhuber 2015 (Highway Networks); He et al. 2016;
@@ -66,6 +66,9 @@ def depth_without_skip(trace: Trace, limits: Limits) -> Iterator[Finding]:
     total, depth = trace.total_decades, trace.chain_depth
     if total is None or depth <= limits.layers or abs(total) < limits.horizon_decades:
         return
+    largest = max((abs(op.decades) for op in trace.operations), default=0.0)
+    if largest > 0.5 * abs(total):
+        return  # one place does it, not the depth
     per_layer = total / depth
     horizon = limits.horizon_decades / abs(per_layer)
     chain = [op.module for op in trace.weights if op.share > 0.99]

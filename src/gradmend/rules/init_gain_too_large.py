@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.trace import Operation, Trace
 from gradmend.registry import Case, limit, rule
-from gradmend.theory.reference_gain import reference_gain
+from gradmend.theory.reference_gain import gain_range
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,10 @@ class Limits:
     """When a gain is too large."""
 
     ratio: float = limit(
-        1.5,
+        1.2,
         unit="1",
-        source="sigma_w / critical sigma_w; torch's calculate_gain('tanh') = 5/3 is healthy in "
-        "nets of a few layers, so gain alone never fires below it",
+        source="sigma_w / largest critical sigma_w; sampling noise of a 64 x 64 weight's gain is "
+        "1 %, and torch's calculate_gain('tanh') = 5/3 lies inside the range",
     )
     decades: float = limit(
         4.0,
@@ -66,7 +66,7 @@ def init_gain_too_large(trace: Trace, limits: Limits) -> Iterator[Finding]:
         on the flats, where phi' = 0 and single units cannot learn.
 
     How it is measured:
-        sigma_w against the critical gain of the activation; and, to convict, decades gained in
+        sigma_w against the largest critical gain of the activation; and, to convict, decades gained in
         the ledger, growth of the signal, or the share of entries with |phi'| below 5 % of its
         steepest value.
 
@@ -81,9 +81,9 @@ def init_gain_too_large(trace: Trace, limits: Limits) -> Iterator[Finding]:
     pairs = []
     for weights, act in trace.pairs():
         assert weights.weights is not None and act.activation is not None
-        critical = reference_gain(act.activation.function, trace.chain_depth)
+        critical = gain_range(act.activation.function)
         if critical is not None and weights.share > 0:
-            pairs.append((weights, act, weights.weights.sigma_w / critical.sigma_w))
+            pairs.append((weights, act, weights.weights.sigma_w / critical[1]))
     large = [pair for pair in pairs if pair[2] > limits.ratio]
     if not large:
         return

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.trace import Trace
 from gradmend.registry import Case, limit, rule
-from gradmend.theory.reference_gain import reference_gain
+from gradmend.theory.reference_gain import gain_range
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Limits:
     ratio: float = limit(
         0.8,
         unit="1",
-        source="sigma_w / critical sigma_w; 0.8 is a decade in ten layers. Sampling noise of a "
+        source="sigma_w / smallest critical sigma_w; 0.8 is a decade in ten layers. Sampling noise of a "
         "64 x 64 weight's gain is 1 %",
     )
     warning_decades: float = limit(
@@ -71,8 +71,8 @@ def init_gain_too_small(trace: Trace, limits: Limits) -> Iterator[Finding]:
         0.02 for sigmoid, to the power of the depth.
 
     How it is measured:
-        sigma_w from the weights themselves, against the depth-aware critical gain of the
-        activation by quadrature; judged only where the ledger shows that the gradient was lost.
+        sigma_w from the weights themselves, against the smallest critical gain that the
+        activation has at any depth, by quadrature; judged only where the ledger shows that the gradient was lost.
 
     Silent when:
         The gradient arrives (normalisation, skips, few layers), or theory does not know the
@@ -89,10 +89,10 @@ def init_gain_too_small(trace: Trace, limits: Limits) -> Iterator[Finding]:
     pairs = list(trace.pairs())
     for weights, act in pairs:
         assert weights.weights is not None and act.activation is not None
-        critical = reference_gain(act.activation.function, trace.chain_depth)
+        critical = gain_range(act.activation.function)
         if critical is None or weights.share <= 0:
             continue
-        ratio = weights.weights.sigma_w / critical.sigma_w
+        ratio = weights.weights.sigma_w / critical[0]
         if ratio < limits.ratio:
             guilty.append(weights)
             ratios.append(ratio)
@@ -104,7 +104,7 @@ def init_gain_too_small(trace: Trace, limits: Limits) -> Iterator[Finding]:
         return
     worst = min(zip(ratios, guilty, strict=True), key=lambda pair: pair[0])
     function = max(set(functions), key=functions.count)
-    critical = reference_gain(function, trace.chain_depth)
+    critical = gain_range(function)
     assert critical is not None and worst[1].weights is not None
     single = len(guilty) <= max(1, len(pairs) // 5)
     which = f"{worst[1].module or 'the model'} alone" if single and len(guilty) == 1 else (
@@ -118,7 +118,7 @@ def init_gain_too_small(trace: Trace, limits: Limits) -> Iterator[Finding]:
         source=guilty[0].source if not single else worst[1].source,
         summary=(
             f"{which} start with weight gain {worst[1].weights.sigma_w:.3g}, where {function}"
-            f" needs {critical.sigma_w:.3g}: a factor {worst[0]:.2g} per layer"
+            f" needs {critical[0]:.3g}: a factor {worst[0]:.2g} per layer"
         ),
         evidence=(
             Evidence(

@@ -1,0 +1,132 @@
+"""Train a sigmoid net in coordinates centred on the sigmoid's point of symmetry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradmend.records.finding import Finding
+from gradmend.records.prescription import Change, Edit, Prediction, Prescription, Refusal
+from gradmend.records.trace import Operation, Trace
+from gradmend.registry import remedy
+from gradmend.theory.reference_gain import reference_gain
+
+
+@remedy(
+    treats=["uncentred-activation", "attenuating-activation"], changes=[Change.INITIALISATION]
+)
+def centre_coordinates(
+    findings: tuple[Finding, ...], trace: Trace
+) -> Iterator[Prescription | Refusal]:
+    """Train the same sigmoid net in centred coordinates, folded back on export.
+
+    What it does:
+        Every nn.Sigmoid between two linear layers computes s(x) = 2 sigma(2 x) - 1 while
+        training, and the layers start orthogonal at the critical gain for it. ``.export()``
+        folds the factors and the offset into the layers: what comes out is the plain
+        Linear + Sigmoid network, the same function to rounding.
+
+    Why it should work:
+        sigma(z) = (1 + tanh(z/2)) / 2, so the two nets are one family of functions in different
+        coordinates. In the plain ones every activation sits near 1/2, and each step of the
+        weights is also a step of a common bias, which adds up over depth; in centred ones it is
+        not. Critical initialisation alone heals the gradient; this heals the optimiser's view.
+
+    What it predicts:
+        The whole model's gradient changes by less than two decades, and the signal across
+        samples by less than two.
+
+    When it refuses:
+        Sigmoids that are functional, shared, or not between two plain linear layers with bias;
+        the fold would not be exact there.
+
+    What it costs:
+        Nothing after export. Trained weights are lost: for models before training.
+
+    References:
+        The identity is folklore; LeCun, Bottou, Orr, Mueller 1998 (section 4.4) recommend the
+        symmetric sigmoid. Derivation: gradmend.theory.coordinates.
+    """
+    sigmoids = [
+        op for op in trace.activations if op.activation and op.activation.function == "sigmoid"
+    ]
+    if not sigmoids:
+        return
+    depth = max(1, trace.chain_depth)
+    critical = reference_gain("centred_sigmoid", depth)
+    assert critical is not None
+    feeds, readers, reason = [], [], ""
+    for op in sigmoids:
+        feed, read_by = _neighbours(trace, op)
+        if feed is None:
+            reason = f"{op.module or 'a sigmoid'} is not alone between plain linear layers"
+            break
+        feeds.append(feed)
+        readers.append(read_by)
+    if reason:
+        yield Refusal(
+            remedy="centre-coordinates",
+            finding=findings[0].name if findings else "",
+            reason=reason,
+        )
+        return
+    layers = list(
+        dict.fromkeys([*(f.id for f in feeds), *(r.id for row in readers for r in row)])
+    )
+    operations = [trace.operations[number] for number in sorted(layers)]
+    gains = [critical.sigma_w if op in feeds else 1.0 for op in operations]
+    facts = [op.weights for op in operations if op.weights is not None]
+    zeros: list[str | int | float | bool | None] = [0.0] * len(facts)
+    yield Prescription(
+        edits=(
+            Edit(
+                kind="centre_sigmoids",
+                targets=tuple(op.module for op in sigmoids),
+                args={
+                    "feeds": [op.module for op in feeds],
+                    "readers": [[op.module for op in row] for row in readers],
+                },
+            ),
+            Edit(
+                kind="initialise",
+                targets=tuple(f.parameter for f in facts),
+                args={
+                    "scheme": "orthogonal",
+                    "seed": 0,
+                    "biases": [f.bias for f in facts],
+                    "gains": list(gains),
+                    "centres": zeros,
+                    "bias_stds": zeros,
+                },
+            ),
+        ),
+        predictions=(
+            Prediction(quantity="total_decades", low=-2.0, high=2.0, unit="decades",
+                       sentence="the gradient keeps its size within two decades"),
+            Prediction(quantity="signal_lost", low=-2.0, high=2.0, unit="decades",
+                       sentence="the signal across samples keeps its size within two decades"),
+        ),
+        changes=(Change.INITIALISATION,),
+        reason=f"{len(sigmoids)} sigmoids trained in centred coordinates",
+    )
+
+
+def _neighbours(trace: Trace, op: Operation) -> tuple[Operation | None, list[Operation]]:
+    """The plain linear layers in front of and behind a sigmoid, if it is alone between them."""
+    if op.activation is None or not op.activation.replaceable or len(op.upstream) != 1:
+        return None, []
+    feed = trace.operations[op.upstream[0]]
+    readers = [trace.operations[number] for number in trace.readers.get(op.id, ())]
+    alone = sum(1 for other in trace.activations if other.module == op.module) == 1
+    plain = all(_is_plain(trace, layer) for layer in (feed, *readers))
+    only_reader = trace.readers.get(feed.id, ()) == (op.id,)
+    sole = all(layer.upstream == (op.id,) for layer in readers)
+    ok = alone and plain and only_reader and sole and bool(readers)
+    return (feed, readers) if ok else (None, [])
+
+
+def _is_plain(trace: Trace, op: Operation) -> bool:
+    facts = op.weights
+    if facts is None or facts.kind != "linear" or not facts.module_is_plain:
+        return False
+    once = sum(1 for other in trace.weights if other.module == op.module) == 1
+    return facts.trainable and facts.bias is not None and once

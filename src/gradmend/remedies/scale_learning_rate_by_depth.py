@@ -1,0 +1,63 @@
+"""Take smaller steps in deeper plain networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradmend.records.finding import Finding
+from gradmend.records.prescription import Change, Edit, Prescription, Refusal
+from gradmend.records.trace import Trace
+from gradmend.registry import remedy
+from gradmend.theory.critical import plain_net_adam_rate
+
+
+@remedy(treats=["depth-without-skip"], changes=[Change.OPTIMIZER], companion=True)
+def scale_learning_rate_by_depth(
+    findings: tuple[Finding, ...], trace: Trace
+) -> Iterator[Prescription | Refusal]:
+    """Lower the learning rate in proportion to one over the depth.
+
+    What it does:
+        Multiplies every group's rate by a factor that brings Adam's to 0.03 / depth, and other
+        optimizers' to 10 / depth of what it was.
+
+    Why it should work:
+        One step changes every layer by an amount proportional to the rate, and in a plain
+        network the changes of all layers multiply. The best rates measured fall like 1/L.
+
+    What it predicts:
+        Nothing that one look can check: a single step shows no divergence. The trial decides.
+
+    When it refuses:
+        The rate is unknown or low enough already.
+
+    What it costs:
+        Slower early progress where the rate was not too high.
+
+    References:
+        Best Adam rates of plain isometric nets: 2e-4 to 1e-3 at 100 layers, 3e-5 at 1,000, 3e-6
+        at 10,000 (our measurements, docs/benchmarks.md). Pennington, Schoenholz, Ganguli 2017
+        find learning times that grow with depth.
+    """
+    depth, rate = max(1, trace.chain_depth), trace.run.learning_rate
+    if not rate:
+        yield Refusal(
+            remedy="scale-learning-rate-by-depth",
+            finding=findings[0].name if findings else "",
+            reason="the learning rate is not known",
+        )
+        return
+    adam = (trace.run.optimizer or "").lower().removeprefix("n").startswith(("adam", "rmsprop"))
+    factor = plain_net_adam_rate(depth) / rate if adam else 10.0 / depth
+    if factor >= 0.8:
+        yield Refusal(
+            remedy="scale-learning-rate-by-depth",
+            finding=findings[0].name if findings else "",
+            reason=f"a rate of {rate:g} is low enough for {depth} layers",
+        )
+        return
+    yield Prescription(
+        edits=(Edit(kind="scale_learning_rate", args={"factor": factor}),),
+        changes=(Change.OPTIMIZER,),
+        reason=f"learning rate {rate:g} -> {rate * factor:.3g} for {depth} layers",
+    )

@@ -1,0 +1,183 @@
+"""The ledger as tables for a terminal: by cause, and over depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Group as Stack
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gradmend.records.ledger import Ledger
+from gradmend.renderers import numbers
+from gradmend.renderers.bars import ASCII, BLOCKS, GAIN, LOSS, Glyphs, bars
+from gradmend.renderers.grouping import Group, Row, depth_rows
+from gradmend.renderers.visible import shorten, to_ascii, visible
+
+NARROWEST, WIDEST = 60, 160
+"""Columns a view is laid out for; wider terminals get the widest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a view is drawn: columns, and whether ASCII must do."""
+
+    width: int = 80
+    ascii: bool = False
+
+    @property
+    def glyphs(self) -> Glyphs:
+        """The characters that pictures are made of."""
+        return ASCII if self.ascii else BLOCKS
+
+    def say(self, text: object) -> str:
+        """One safe line of text, in ASCII where that is all there is."""
+        shown = visible(text)
+        return to_ascii(shown) if self.ascii else shown
+
+    def cut(self, text: object, width: int) -> str:
+        """A safe line of text of at most ``width`` characters."""
+        return shorten(self.say(text), width, mark=self.glyphs.ellipsis)
+
+
+def ledger_table(
+    ledger: Ledger, *, width: int = 80, ascii: bool = False, rows: int = 24
+) -> RenderableType:
+    """The books of a ledger: by cause, then over depth with like entries grouped.
+
+    Args:
+        ledger: The books; without a root only the causes are shown.
+        width: Columns to fill, 60 to 160.
+        ascii: Draw with ASCII characters only.
+        rows: Most rows of the table over depth.
+    """
+    look = Look(min(max(width, NARROWEST), WIDEST), ascii)
+    parts: list[RenderableType] = []
+    if ledger.by_cause:
+        parts += [cause_table(ledger, look), Text()]
+    if ledger.root is not None:
+        parts.append(depth_table(depth_rows(ledger.root, limit=rows), look))
+    return Stack(*parts)
+
+
+def cause_table(ledger: Ledger, look: Look) -> Table:
+    """Decades by cause: measured beside predicted, and a bar."""
+    causes = sorted(ledger.by_cause.items(), key=lambda item: item[1])
+    figure_columns = 2 * 11
+    name_width = max(16, *(len(look.say(cause)) + 1 for cause, _ in causes))
+    name_width = min(name_width, look.width - figure_columns - 10)
+    table = _table()
+    table.add_column("by cause", width=name_width, no_wrap=True)
+    table.add_column("measured", width=10, justify="right", no_wrap=True)
+    table.add_column("predicted", width=10, justify="right", no_wrap=True)
+    bar_width = look.width - name_width - figure_columns - 2
+    table.add_column(_bar_title(bar_width, look), width=bar_width, no_wrap=True)
+    pictures = bars([value for _, value in causes], bar_width, look.glyphs)
+    for (cause, value), picture in zip(causes, pictures, strict=True):
+        predicted = ledger.predicted_by_cause.get(cause)
+        table.add_row(
+            Text(look.cut(cause, name_width)),
+            _signed(value),
+            Text("" if predicted is None else numbers.decades(predicted), style="dim"),
+            picture,
+        )
+    predicted = ledger.predicted_decades
+    table.add_row(
+        Text("total", style="bold"),
+        Text(numbers.decades(ledger.total_decades), style="bold"),
+        Text("" if predicted is None else numbers.decades(predicted), style="dim"),
+        Text("decades", style="dim"),
+    )
+    return table
+
+
+def depth_table(rows: Sequence[Row], look: Look) -> Table:
+    """Decades over depth in forward order, like entries grouped."""
+    where_all = [look.say("  " * row.level + where(row.group)) for row in rows]
+    what_all = [look.say(what(row.group)) for row in rows]
+    wide = look.width >= 100
+    each = any(row.group.repeats > 1 for row in rows)
+    figures = 10 * (1 + each + wide)
+    bar_width = min(max(look.width // 4, 12), 40)
+    room = look.width - figures - bar_width - 4
+    where_width = min(max(map(len, [*where_all, "input to output"])), room // 2)
+    what_width = max(min(max(map(len, what_all)), room - where_width), 4)
+    where_width = min(max(map(len, [*where_all, "input to output"])), room - what_width)
+    bar_width = look.width - figures - where_width - what_width - 3
+    table = _table()
+    table.add_column("input to output", width=where_width, no_wrap=True)
+    table.add_column("what", width=what_width, no_wrap=True)
+    table.add_column("decades", width=9, justify="right", no_wrap=True)
+    if each:
+        table.add_column("each", width=9, justify="right", no_wrap=True)
+    if wide:
+        table.add_column("predicted", width=9, justify="right", no_wrap=True)
+    table.add_column(_bar_title(bar_width, look), width=bar_width, no_wrap=True)
+    pictures = bars([row.group.decades for row in rows], bar_width, look.glyphs)
+    for row, place, thing, picture in zip(rows, where_all, what_all, pictures, strict=True):
+        group = row.group
+        mean = numbers.decades(group.per_repeat) if group.repeats > 1 else ""
+        predicted = "" if group.predicted is None else numbers.decades(group.predicted)
+        cells = [
+            Text(shorten(place, where_width, mark=look.glyphs.ellipsis)),
+            Text(shorten(thing, what_width, mark=look.glyphs.ellipsis)),
+            _signed(group.decades),
+        ]
+        if each:
+            cells.append(Text(mean, style="dim"))
+        if wide:
+            cells.append(Text(predicted, style="dim"))
+        table.add_row(*cells, picture, style="dim" if row.level else None)
+    return table
+
+
+def where(group: Group) -> str:
+    """The places a group spans: ``2 .. 199``; operations have no path of their own."""
+    first, last = _place(group.first.name, group.first.kind, group.first.call), ""
+    if len(group.entries) > 1:
+        last = _place(group.last.name, group.last.kind, group.last.call)
+    if not last or last == first:
+        return first
+    return f"{first or '.'} .. {_tail_of(first, last) or '.'}"
+
+
+def what(group: Group) -> str:
+    """What a group is: ``[Linear(64, 64), Sigmoid] x 99``."""
+    labels = [entry.label or entry.name or "(the model)" for entry in group.pattern]
+    if group.mixed:
+        kinds = list(dict.fromkeys(labels))
+        shown = ", ".join(kinds[:3]) + (", ..." if len(kinds) > 3 else "")
+        return f"{len(labels)} entries: {shown}"
+    text = labels[0] if len(labels) == 1 else f"[{', '.join(labels)}]"
+    return text if group.repeats == 1 else f"{text} x {group.repeats:,}"
+
+
+def _place(name: str, kind: str, call: int) -> str:
+    if kind != "module":
+        return ""
+    return f"{name or '(the model)'}" + (f" (call {call + 1})" if call else "")
+
+
+def _tail_of(first: str, last: str) -> str:
+    """The part of ``last`` after the dotted parents both share: ``layers.0 .. 11``."""
+    a, b = first.split("."), last.split(".")
+    shared = 0
+    while shared < min(len(a), len(b)) - 1 and a[shared] == b[shared]:
+        shared += 1
+    return ".".join(b[shared:])
+
+
+def _table() -> Table:
+    return Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+
+
+def _signed(value: float) -> Text:
+    style = LOSS if value < -0.005 else GAIN if value > 0.005 else ""
+    return Text(numbers.decades(value), style=style)
+
+
+def _bar_title(width: int, look: Look) -> str:
+    arrows = "loss < | > gain"
+    return arrows if width >= len(arrows) else ""
