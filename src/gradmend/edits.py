@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gradmend.errors import CannotApply
-from gradmend.layers import REPLACEMENTS, CentredSigmoid, Passed, ReZero, Standardised
+from gradmend.layers import REPLACEMENTS, CentredSigmoid, ReZero, Standardised
 from gradmend.records.prescription import Edit
 
 RunBatch = Callable[[nn.Module], Any]
@@ -214,13 +214,15 @@ def wrap_residual(bench: Bench, edit: Edit) -> None:
 
     The first module of a run becomes the block, the others hand their input on.
     """
+    alphas = []
     for path, rest in zip(edit.targets, _rows(edit, "parts"), strict=True):
         paths = [path, *(str(part) for part in rest)]
         block = ReZero(*(bench.module(part) for part in paths))
         for part in paths[1:]:
-            bench.put(part, Passed())
+            bench.put(part, nn.Identity())
         bench.put(path, block)
-        bench.register([block.alpha])
+        alphas.append(block.alpha)
+    bench.register(alphas)
 
 
 def standardise_input(bench: Bench, edit: Edit) -> None:

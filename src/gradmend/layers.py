@@ -63,14 +63,6 @@ class Standardised(nn.Module):
         return result
 
 
-class Passed(nn.Module):
-    """Stands where a module was that another now runs; hands its input on."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x itself."""
-        return x
-
-
 REPLACEMENTS: dict[str, type[nn.Module]] = {
     "CentredSigmoid": CentredSigmoid,
     "ELU": nn.ELU,

@@ -157,7 +157,7 @@ def in_place() -> Case:
         h = s.a(x)
         h += x
         h = torch.relu_(h)
-        h = s.b(h).sigmoid_().mul_(3.0)
+        h = s.b(h).sigmoid_() * 3.0
         h[:, 0] *= 2.0
         return s.c(h)
 

@@ -153,7 +153,9 @@ def plain(
             watches[path].attach(module)
     fed = wide(batch) if dtype == torch.float64 else change(batch, lambda t: t.detach().clone())
     x = fed if forward is not None or isinstance(fed, dict) else fed[0]
-    leaves = [t.requires_grad_() for t in flat(x) if t.is_floating_point()]
+    for tensor in flat(x):
+        if tensor.is_floating_point():
+            tensor.requires_grad_()
     fed_x = change(x, lambda t: t.clone())
     with default_dtype(dtype), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -166,7 +168,8 @@ def plain(
         for tensor in at_start:
             tensor.retain_grad()
         loss.backward()
-    into = size([t.grad for t in (*leaves, *at_start)])
+    # the root's border, not the leaves: a mapping's targets are leaves that only the loss reads
+    into = size([*(g for call in watches[""].inputs for g in call), *(t.grad for t in at_start)])
     out = size([g for call in watches[""].outputs for g in call])
     return Twin(
         total=math.log10(into) - math.log10(out) if into and out else -math.inf,

@@ -71,11 +71,11 @@ def test_every_module_calls_own_gain_is_the_one_at_its_border(name: str) -> None
     compared = 0
     for (path, call), entry in modules(trace).items():
         expected = twin.gains[path][call] if path in twin.gains else None
-        if expected is None or entry.own_decades is None:
-            continue
+        if path == "" or expected is None or entry.own_decades is None:
+            continue  # the root is compared above, with embeddings' outputs among its inputs
         assert entry.own_decades == pytest.approx(expected, abs=1e-9), (path, call)
         compared += 1
-    assert compared >= 2
+    assert compared or name in {"functional"}  # the only one without modules inside
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -172,12 +172,13 @@ def test_a_loss_computed_inside_the_model_is_booked() -> None:
 def test_reentrant_checkpointing_is_booked() -> None:
     # GIVEN blocks under torch's older kind of checkpointing, which refuses autograd.grad
     def run(s: Any, x: Tensor) -> Tensor:
+        x = s.stem(x)
         for block in s.blocks:
             x = checkpoint(block, x, use_reentrant=True)
         return s.head(x)
 
     blocks = nn.ModuleList(mlp_part() for _ in range(3))
-    model = Written(run, blocks=blocks, head=nn.Linear(6, 3))
+    model = Written(run, stem=nn.Linear(6, 6), blocks=blocks, head=nn.Linear(6, 3))
     batch = xy()
     trace = look_at(model, batch, F.cross_entropy)
     twin = plain(model, batch, F.cross_entropy)
@@ -332,9 +333,9 @@ def test_one_norm_measured_wrongly_shows_as_unexplained(monkeypatch: pytest.Monk
 
     def tampered(*args: Any, **kwargs: Any) -> backward.Tally:
         found = honest(*args, **kwargs)
-        graph = args[0]
-        for key, position in list(found.passed):
-            if any(p == position and t in graph.starts for p, t in graph.edges[key]):
+        last = list(args[0].nodes)[-2]  # the first layer; after it only the probe's own copy
+        for key, position in found.passed:
+            if key == last:
                 found.passed[key, position] += math.log10(1.01)
         return found
 
@@ -345,23 +346,42 @@ def test_one_norm_measured_wrongly_shows_as_unexplained(monkeypatch: pytest.Monk
     assert trace.ledger.unexplained_decades == pytest.approx(math.log10(1.01), abs=1e-9)
 
 
-def test_one_operation_measured_wrongly_shows_as_imbalance(monkeypatch: pytest.MonkeyPatch) -> None:
-    # GIVEN what one inner operation received is misread, so that neighbours contradict
+@pytest.mark.parametrize("where", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("table", ["passed", "totals"])
+def test_one_operation_measured_wrongly_shows_as_imbalance(
+    table: str, where: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN what one inner operation sends or gets is misread: it cancels out of every sum
+    specimen = build("mlp", depth=6)
+    honest = backward.tally
+
+    def tampered(*args: Any, **kwargs: Any) -> backward.Tally:
+        found = honest(*args, **kwargs)
+        wrong = getattr(found, table)
+        wrong[list(wrong)[int(len(wrong) * where)]] += 0.5
+        return found
+
+    monkeypatch.setattr(backward, "tally", tampered)
+    trace = look_at(specimen.model, specimen.batch, specimen.loss_fn)
+    # THEN two measurements of one gradient contradict each other
+    assert trace.ledger is not None
+    assert trace.ledger.imbalance == pytest.approx(0.5, abs=1e-9)
+
+
+def test_a_fork_measured_wrongly_shows_as_imbalance(monkeypatch: pytest.MonkeyPatch) -> None:
     specimen = build("residual_mlp", depth=4)
     honest = backward.tally
 
     def tampered(*args: Any, **kwargs: Any) -> backward.Tally:
         found = honest(*args, **kwargs)
-        keys = list(found.passed)
-        found.passed[keys[len(keys) // 2]] += 0.5
+        forks = list(found.groups)
+        found.totals[forks[len(forks) // 2]] += 0.5
         return found
 
     monkeypatch.setattr(backward, "tally", tampered)
     trace = look_at(specimen.model, specimen.batch, specimen.loss_fn)
     assert trace.ledger is not None
-    assert trace.ledger.imbalance is not None
-    assert trace.ledger.unexplained_decades is not None
-    assert max(trace.ledger.imbalance, trace.ledger.unexplained_decades) > 1e-3
+    assert trace.ledger.imbalance == pytest.approx(0.5, abs=1e-9)
 
 
 @pytest.mark.parametrize("scale", [1.001, 0.5])

@@ -173,7 +173,7 @@ def fix(
     data = trial_data(batches, val)
     tell = tell or (lambda text, share: None)
     tell("looking at the gradient", 0.0)
-    trace = _with_optimizer(look(model, data.train[0], feeder), optimizer)
+    trace = with_optimizer(look(model, data.train[0], feeder), optimizer)
     found = diagnose(trace)
     report = Report(
         trace=trace, findings=found.findings, cannot_judge=found.cannot_judge, made_at=_now()
@@ -313,7 +313,8 @@ def _look_untrained(
         return look(model, data.train[0], feeder)
 
 
-def _with_optimizer(trace: Trace, optimizer: torch.optim.Optimizer) -> Trace:
+def with_optimizer(trace: Trace, optimizer: torch.optim.Optimizer) -> Trace:
+    """Write into a trace which optimizer trains the model, and at which rate."""
     rate = optimizer.param_groups[0].get("lr")
     return replace(
         trace,

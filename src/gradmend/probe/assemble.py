@@ -17,7 +17,7 @@ from gradmend.probe.books import Auditor, Books
 from gradmend.probe.capture import TOP, Capture
 from gradmend.probe.entries import book_entries
 from gradmend.probe.facts import Describer, upstream_of
-from gradmend.probe.graph import Edge, Graph, walk
+from gradmend.probe.graph import Edge, Graph, key_of, walk
 from gradmend.probe.predict import with_predictions
 from gradmend.probe.statistics import input_record, stats_of
 from gradmend.records.ledger import Ledger, sum_by_cause
@@ -100,7 +100,7 @@ class Assembler:
         return replace(
             books.ledger,
             root=root,
-            imbalance=imbalance,
+            imbalance=max(imbalance, books.keeper.contradiction),
             by_cause=sum_by_cause(root),
             predicted_by_cause=sum_by_cause(root, predicted=True),
         )
@@ -109,7 +109,13 @@ class Assembler:
         """The booked graph: back to the inputs, or as deep as the gradient goes."""
         inputs = [get_gradient_edge(leaf) for leaf in self.leaves]
         made = [get_gradient_edge(tensor) for tensor, _ in self.capture.sources]
-        graph = walk(self.loss, [(edge.node, edge.output_nr) for edge in (*inputs, *made)])
+        starts = [(edge.node, edge.output_nr) for edge in (*inputs, *made)]
+        graph = walk(self.loss, starts)
+        read = self._read_by_modules(graph)
+        if read and read != graph.starts:
+            # A mapping holds targets beside inputs. What only the loss reads is no input of the
+            # model: its gradient is not the model's, and would end the chain at the loss.
+            graph = walk(self.loss, [s for s in starts if (key_of(s[0]), s[1]) in read])
         if graph.nodes:
             return graph, "the inputs"
         for tensor in self.capture.first_outputs:
@@ -118,6 +124,21 @@ class Assembler:
             if graph.nodes:
                 return graph, "the first module the loss reaches"
         return graph, "nothing"
+
+    def _read_by_modules(self, graph: Graph) -> set[Edge]:
+        """The starts that some module reads, directly or through operations outside of all."""
+        consumers = graph.consumers()
+        found: set[Edge] = set()
+        for start in graph.starts:
+            todo, seen = [start], {start}
+            while todo and start not in found:
+                for key, _ in consumers.get(todo.pop(), ()):
+                    if self.capture.span_of(key) != TOP:
+                        found.add(start)
+                    onward = {(key, n) for n in range(len(graph.nodes[key]._input_metadata))}
+                    todo.extend(onward - seen)
+                    seen |= onward
+        return found
 
     def _random_ledger(self, auditor: Auditor) -> Ledger | None:
         """A second book, from a random unit cotangent at the model's outputs (Hutchinson)."""

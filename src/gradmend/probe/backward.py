@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from gradmend.probe.graph import Edge, Graph, Node
+from gradmend.probe.graph import Edge, Graph, Node, accumulators, key_of
 
 NEVER = -math.inf
 """log10 of an exactly zero norm."""
@@ -59,9 +59,11 @@ def tally(
     pending_parameters: dict[int, list[tuple[float, Tensor]]] = {}
     scale = 0.0
     current = dict(cotangents)
+    silent = False
     for nodes, ends in _pieces(graph, cotangents, piece):
         size = _norm_of(current.values())
         if not (math.isfinite(size) and size > 0):
+            silent = size == 0
             break
         scale += math.log10(size)
         current = {edge: grad / size for edge, grad in current.items()}
@@ -73,6 +75,11 @@ def tally(
             break
     for leaf, parts in pending_parameters.items():
         book.parameters[leaf] = _log_norm_of_sum(parts)
+    if silent and want_parameters:
+        # What lies beyond the point where the gradient became zero gets exactly zero, too.
+        for found in graph.parameters.values():
+            for accumulator in found:
+                book.parameters.setdefault(id(accumulator.variable), NEVER)
     return book
 
 
@@ -118,6 +125,10 @@ def _run_piece(
     where: list[tuple[dict, object]] = []  # type: ignore[type-arg]
     norms: list[Tensor] = []
     held: dict[Edge, list[tuple[int, Tensor]]] = {}
+    # A parameter may be used again below this piece, so its gradient cannot be asked of autograd
+    # here: the answer would hold those later uses, and the next pieces would count them again.
+    # What each node sends towards parameters is taken from its own hook instead.
+    sprouts: dict[Edge, tuple[Node, list[Tensor]]] = {}
 
     def note(table: dict, key: object, grad: Tensor) -> None:  # type: ignore[type-arg]
         where.append((table, key))
@@ -125,6 +136,7 @@ def _run_piece(
 
     def watch(key: int) -> Callable[..., None]:
         edges = graph.edges[key]
+        twigs = graph.twigs.get(key, ()) if parameters is not None else ()
 
         def hook(grad_inputs: tuple[Tensor | None, ...], grad_outputs: tuple[Tensor | None, ...]) -> None:
             for number, grad in enumerate(grad_outputs):
@@ -137,18 +149,26 @@ def _run_piece(
                 note(book.passed, (key, position), grad)
                 if target in shared:
                     held.setdefault(target, []).append((key, grad))
+            for position, child, number in twigs:
+                grad = grad_inputs[position] if position < len(grad_inputs) else None
+                if grad is not None:
+                    sprouts.setdefault((key_of(child), number), (child, []))[1].append(grad)
 
         return hook
 
     handles = [graph.nodes[key].register_hook(watch(key)) for key in nodes]
-    leaves = _leaves(graph, [*nodes, *(k for k, _ in ends if k not in graph.nodes)])
-    if parameters is None:
-        leaves = []
     wanted = [GradientEdge(_node(graph, key), number) for key, number in ends]
+    if parameters is not None:  # so that autograd computes what is sent there
+        asked = {
+            (key_of(child), number): GradientEdge(child, number)
+            for key in nodes
+            for _, child, number in graph.twigs.get(key, ())
+        }
+        wanted.extend(asked.values())
     try:
         results = torch.autograd.grad(
             [GradientEdge(graph.nodes[key], number) for key, number in grads],
-            [*wanted, *leaves],
+            wanted,
             grad_outputs=list(grads.values()),
             retain_graph=True,
             allow_unused=True,
@@ -166,10 +186,35 @@ def _run_piece(
         for (table, key), value in zip(where, values, strict=True):
             table[key] = log10(value) + scale
     if parameters is not None:
-        for leaf, grad in zip(leaves, results[len(ends) :], strict=True):
-            if grad is not None:
-                parameters.setdefault(id(leaf), []).append((scale, grad))
+        for (key, number), grad in onward.items():
+            if key not in graph.nodes and graph.parameters.get(key):  # an embedding
+                sprouts[key, number] = (_node(graph, key), [grad])
+        for leaf, grad in _grown(sprouts):
+            parameters.setdefault(id(leaf), []).append((scale, grad))
     return onward
+
+
+def _grown(sprouts: dict[Edge, tuple[Node, list[Tensor]]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Carry gradients from where they left the booked graph on to the parameters behind."""
+    roots: list[GradientEdge] = []
+    given: list[Tensor] = []
+    leaves: dict[int, Tensor] = {}
+    for (_, number), (node, grads) in sprouts.items():
+        if hasattr(node, "variable"):
+            yield node.variable, _sum(grads)
+            continue
+        roots.append(GradientEdge(node, number))
+        given.append(_sum(grads))
+        for accumulator in accumulators(node):
+            leaves[id(accumulator.variable)] = accumulator.variable
+    if not roots:
+        return
+    results = torch.autograd.grad(
+        roots, list(leaves.values()), given, retain_graph=True, allow_unused=True
+    )
+    for leaf, grad in zip(leaves.values(), results, strict=True):
+        if grad is not None:
+            yield leaf, grad
 
 
 def _note_groups(
@@ -193,14 +238,6 @@ def _note_groups(
         if inside and len(inside) < len(parts):
             others = [grad for i, (_, grad) in enumerate(parts) if i not in inside]
             note(outside, span, _sum(others))
-
-
-def _leaves(graph: Graph, keys: Iterable[int]) -> list[Tensor]:
-    found: dict[int, Tensor] = {}
-    for key in keys:
-        for accumulator in graph.parameters.get(key, ()):
-            found[id(accumulator.variable)] = accumulator.variable
-    return list(found.values())
 
 
 def _node(graph: Graph, key: int) -> Node:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import functools
+import types
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -64,8 +67,45 @@ class Feeder:
         return self.loss_fn(output, y)
 
     def owners(self, model: nn.Module) -> list[nn.Module]:
-        """The modules whose tensors take part: the model, and the loss if it is a module."""
-        return [model, self.loss_fn] if isinstance(self.loss_fn, nn.Module) else [model]
+        """The modules whose tensors take part: the model, and those that the loss holds.
+
+        A loss or forward function may close over modules (a teacher, a perceptual network);
+        those have buffers and gradients that must stay untouched as well.
+        """
+        found: dict[int, nn.Module] = {id(model): model}
+        for module in (*_held(self.loss_fn), *_held(self.forward)):
+            found.setdefault(id(module), module)
+        return list(found.values())
+
+
+def _held(value: Any) -> Iterator[nn.Module]:
+    """Modules that a callable is, is bound to, closes over, or names as globals."""
+    todo, seen = [value], set()
+    while todo:
+        item = todo.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, nn.Module):
+            yield getattr(item, "_orig_mod", item)
+        elif isinstance(item, functools.partial):
+            todo.extend((item.func, *item.args, *item.keywords.values()))
+        elif isinstance(item, types.MethodType):
+            todo.extend((item.__self__, item.__func__))
+        elif isinstance(item, types.FunctionType):
+            for cell in item.__closure__ or ():
+                try:
+                    todo.append(cell.cell_contents)
+                except ValueError:  # not yet filled
+                    continue
+            names = item.__code__.co_names
+            held = (item.__globals__[name] for name in names if name in item.__globals__)
+            todo.extend(v for v in held if isinstance(v, nn.Module | types.FunctionType))
+        elif hasattr(type(item), "__call__") and hasattr(item, "__dict__"):  # noqa: B004
+            # an object with modules in its attributes: a callable loss, a trainer whose
+            # method is the forward function
+            if not isinstance(item, type | types.ModuleType):
+                todo.extend(v for v in vars(item).values() if isinstance(v, nn.Module))
 
 
 def _is_pair(batch: Batch) -> bool:
@@ -78,11 +118,23 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return change(value)
     if isinstance(value, Mapping):
         items = {key: map_tensors(item, change) for key, item in value.items()}
-        return type(value)(items) if type(value) is not dict else items  # type: ignore[call-arg]
+        if type(value) is dict:
+            return items
+        rebuilt = copy(value)  # not type(value)(items): a defaultdict wants its factory first
+        for key, item in items.items():
+            rebuilt[key] = item  # type: ignore[index]
+        return rebuilt
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(map_tensors(item, change) for item in value))
     if isinstance(value, list | tuple):
         return type(value)(map_tensors(item, change) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        rebuilt = copy(value)
+        for field in fields(value):
+            # object's: a frozen dataclass refuses, and this copy is ours
+            changed = map_tensors(getattr(value, field.name), change)
+            object.__setattr__(rebuilt, field.name, changed)
+        return rebuilt
     return value
 
 
@@ -135,12 +187,32 @@ def check_fit(model: nn.Module, batch: Batch) -> None:
             "there is nothing for a gradient to change",
             "register layers as attributes or in a ModuleList, or set requires_grad=True",
         )
+    scripted = [n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)]
+    if scripted:
+        raise BadInput(
+            f"{scripted[0] or type(model).__name__} is a TorchScript module",
+            "its operations run outside of Python, where no module or call can be told apart",
+            "pass the nn.Module that it was scripted or traced from",
+        )
     lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
     if lazy:
         raise BadInput(
             f"{lazy[0]} is a lazy parameter without a shape yet",
             "nothing can be measured before it has one",
             "run the model once on a batch first",
+        )
+    if any(p.is_meta for p in parameters):
+        raise BadInput(
+            f"{type(model).__name__} is on the meta device",
+            "its parameters have shapes but no values to measure",
+            "materialise it first, for example model.to_empty(device='cpu') and initialise it",
+        )
+    first = next(tensors_in(batch), None)
+    if first is not None and first.numel() == 0:
+        raise BadInput(
+            f"the batch is empty: its first tensor has shape {list(first.shape)}",
+            "no sample, no gradient",
+            "pass a batch with at least one sample",
         )
     home = {p.device for p in parameters}
     away = {t.device for t in tensors_in(batch)} - home
@@ -154,6 +226,8 @@ def check_fit(model: nn.Module, batch: Batch) -> None:
         )
     for tensor in tensors_in(batch):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            if bool(((tensor == 0) | (tensor == -torch.inf)).all()):
+                continue  # an additive attention mask
             bad = int((~torch.isfinite(tensor)).sum())
             raise BadInput(
                 f"the batch holds {bad} NaN or infinite values in a tensor of shape"

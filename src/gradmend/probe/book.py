@@ -79,6 +79,33 @@ class Bookkeeper:
             for span in self._chains[key]:
                 self._members.setdefault(span, []).append(key)
 
+    def outputs_of(self, key: int) -> list[Edge]:
+        """The tensors an operation made that got a gradient."""
+        return self._outputs[key]
+
+    @property
+    def contradiction(self) -> float:
+        """Largest difference between two measurements of one gradient, in decades.
+
+        What an operation sends to a tensor that nothing else reads is what the tensor receives.
+        Every inner norm cancels out of the sums, so a wrong one moves decades between
+        neighbours without unbalancing any container: only this sees it.
+        """
+        found = 0.0
+        for edge, readers in self._consumers.items():
+            if edge in self.cotangents or edge not in self.tally.totals:
+                continue
+            everything = 0  # the outermost span holds all readers
+            whole = (
+                self.tally.passed[readers[0]]
+                if len(readers) == 1
+                else self.tally.groups.get(edge, {}).get(everything, math.nan)
+            )
+            difference = abs(whole - self.tally.totals[edge])
+            if math.isfinite(difference):
+                found = max(found, difference)
+        return found
+
     def balance(self, span: int) -> Flow:
         """Follow the gradient through one container.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,14 +137,17 @@ def _spans(capture: Capture, paths: dict[int, str], watched: dict[int, str]) -> 
         capture.called.add(id(module))
         capture._span_marks.append((_get_sequence_nr(), span.id))
         open_spans.append(span.id)
-        for tensor in tensors_in(args):
-            if id(tensor) in watched:
-                capture.readers[id(tensor)] = path
 
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
+    def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if threading.get_ident() != thread or id(module) not in paths:
             return
         span = capture.spans[open_spans.pop()]
+        received = list(tensors_in((args, kwargs)))
+        # On leaving, because only this hook sees keyword arguments; inner modules leave before
+        # the outer ones that handed the tensor down, and a later reader is not the first.
+        for tensor in received:
+            if id(tensor) in watched:
+                capture.readers.setdefault(id(tensor), span.path)
         capture._span_marks.append((_get_sequence_nr(), open_spans[-1]))
         if span.parent == TOP:
             capture.outputs[span.id] = output
@@ -153,13 +156,13 @@ def _spans(capture: Capture, paths: dict[int, str], watched: dict[int, str]) -> 
             return
         capture.first_outputs.append(found[0])
         is_leaf = next(module.children(), None) is None
-        floats_in = any(t.is_floating_point() for t in tensors_in(args))
-        if is_leaf and not floats_in:
+        # Something must have gone in: a module that only hands out its parameter is no start.
+        if is_leaf and received and not any(t.is_floating_point() for t in received):
             capture.sources.extend((tensor, span.id) for tensor in found)
 
     handles = [
         register_module_forward_pre_hook(enter),
-        register_module_forward_hook(leave, always_call=False),
+        register_module_forward_hook(leave, with_kwargs=True, always_call=False),
     ]
     try:
         yield
@@ -253,7 +256,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield item
         elif isinstance(item, list | tuple):
             stack.extend(reversed(item))
-        elif isinstance(item, dict):
+        elif isinstance(item, Mapping):  # not only dict: a tokenizer's batch is a UserDict
             stack.extend(reversed(list(item.values())))
         elif hasattr(item, "__dataclass_fields__"):
             stack.extend(getattr(item, name) for name in reversed(item.__dataclass_fields__))

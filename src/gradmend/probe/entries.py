@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from gradmend.probe.book import Bookkeeper, Flow
+from gradmend.probe.book import Bookkeeper, Flow, stack
 from gradmend.probe.capture import Capture
 from gradmend.probe.facts import Subject
 from gradmend.records.ledger import Entry
@@ -67,7 +67,7 @@ def book_entries(
             label=subject.name,
             cause=subject.cause,
             decades=decades,
-            own_decades=decades / share if share else None,
+            own_decades=_own(keeper, key),
             predicted=None if predicted is None else predicted * share,
             share=share,
             source=source_of(subject),
@@ -86,6 +86,10 @@ def book_entries(
             )
         span = capture.spans[span_id]
         label = _label(span.module)
+        books = flow if span_id == top else keeper.balance(span_id)
+        finite = math.isfinite(books.own)  # not so where nothing flows: a branch times zero
+        if finite:
+            imbalances.append(abs(books.total - books.own))
         if len(children) == 1 and children[0].kind == "operation" and span_id != top:
             only = children[0]
             return Entry(
@@ -94,14 +98,12 @@ def book_entries(
                 label=label,
                 cause=only.cause,
                 decades=only.decades,
-                own_decades=only.own_decades,
+                own_decades=books.own if finite else None,
                 predicted=only.predicted,
                 share=only.share,
                 call=span.call,
                 source=only.source,
             )
-        books = flow if span_id == top else keeper.balance(span_id)
-        imbalances.append(abs(books.total - books.own))
         known = [c.predicted for c in children if c.predicted is not None]
         return Entry(
             name=span.path,
@@ -109,14 +111,26 @@ def book_entries(
             label=label,
             cause=None if children else "other",
             decades=math.fsum(c.decades for c in children),
-            own_decades=books.own,
+            own_decades=books.own if finite else None,
             predicted=math.fsum(known) if known else None,
             share=1.0 if span_id == top else flow.spans.get(span_id, 0.0),
             call=span.call,
             children=tuple(children),
         )
 
-    return container(top), max(imbalances)
+    return container(top), max(imbalances, default=0.0)
+
+
+def _own(keeper: Bookkeeper, key: int) -> float | None:
+    """Gain of one operation by itself: all that it sends on against all that it receives.
+
+    Not its decades divided by its share: those are an average over the ways through it, which
+    for two inputs is less than the norm of both.
+    """
+    tally = keeper.tally
+    sent = [tally.passed[key, p] for p, _ in keeper.graph.edges[key] if (key, p) in tally.passed]
+    own = stack(sent) - stack([tally.totals[edge] for edge in keeper.outputs_of(key)])
+    return own if math.isfinite(own) else None
 
 
 def _label(module: nn.Module | None) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +47,10 @@ class Describer:
         self.names = names
         """Parameter name by ``id`` of the shadow leaf."""
         self._lines: dict[str, str | None] = {}
+        self._calls = Counter(id(span.module) for span in capture.spans)
+        self._owners = Counter(
+            id(p) for m in model.modules() for p in m._parameters.values() if p is not None
+        )
 
     def describe(self, graph: Graph, key: int) -> Subject:
         """Name a node, book its cause, and measure what it holds."""
@@ -91,8 +97,10 @@ class Describer:
         vectors = [leaf[0] for leaf in found if leaf[0].dim() == 1]
         bias = vectors[0] if vectors else None
         convolution = bool(kinds.CONVOLUTIONS.match(kind))
-        fan_out, fan_in = _fans(weight, convolution, transposed, module)
+        left = not convolution and _is_left(node, kind, weight)
+        fan_out, fan_in = _fans(weight, convolution, transposed != left, node)
         plain = type(module) in _PLAIN and getattr(module, "weight", None) is weight
+        plain = plain and self._calls[id(module)] == 1 and self._owners[id(weight)] == 1
         values = _wide_of(weight)
         centring, residual = _centring(values, bias, fan_out)
         return WeightFacts(
@@ -118,11 +126,13 @@ class Describer:
             ones = torch.ones(metadata.shape, dtype=metadata.dtype, device=metadata.device)
             slope = node(ones)  # elementwise: the gradient of ones is phi' itself
         slope = (slope[0] if isinstance(slope, tuple) else slope).abs()
+        if not slope.dim():  # a scalar gate: one unit, one sample
+            slope = slope.reshape(1)
         channel_dim = subject.call.channel_dim if subject.call else -1
+        if channel_dim >= slope.dim():  # the call's output had more dimensions than this node's
+            channel_dim = -1
         rows = slope.movedim(channel_dim, -1).reshape(-1, slope.shape[channel_dim])
-        name = subject.name if subject.name in KNOWN else kinds.ACTIVATIONS[subject.kind]
-        parameter = getattr(module, "negative_slope", None)
-        parameter = float(parameter) if isinstance(parameter, int | float) else None
+        name, parameter = _function(node, subject.kind)
         steepest = (
             activation(name, negative_slope=parameter).max_slope if name in KNOWN else None
         )
@@ -142,6 +152,41 @@ class Describer:
         )
 
 
+def _function(node: Node, kind: str) -> tuple[str, float | None]:
+    """(name, negative slope) of the function that a node computed, from what it saved.
+
+    The node knows the parameters of functional calls, too. With others than those that theory
+    has a closed form for, the name says so and is none that theory knows.
+    """
+    name = kinds.ACTIVATIONS[kind]
+
+    def saved(what: str) -> Any:
+        return getattr(node, f"_saved_{what}", None)
+
+    if kind == "LeakyRelu":
+        return name, float(saved("negative_slope"))
+    if kind == "PreluKernel":
+        leaf = _direct_leaf(node.next_functions[1][0])
+        alone = leaf is not None and leaf[0].numel() == 1
+        return name, float(leaf[0].detach()) if leaf and alone else None
+    if kind == "Elu":
+        alpha, scale, inner = saved("alpha"), saved("scale"), saved("input_scale")
+        if (alpha, scale, inner) != (1, 1, 1):
+            selu = abs(alpha - 1.6732632) < 1e-6 and abs(scale - 1.0507010) < 1e-6 and inner == 1
+            name = "selu" if selu else f"elu(alpha={alpha:g})"
+    elif kind == "Celu" and saved("alpha") != 1:
+        name = f"celu(alpha={saved('alpha'):g})"
+    elif kind == "Softplus" and saved("beta") != 1:
+        name = f"softplus(beta={saved('beta'):g})"
+    elif kind == "Gelu" and saved("approximate") == "tanh":
+        name = "gelu_tanh"
+    elif kind == "Hardtanh":
+        low, high = saved("min_val"), saved("max_val")
+        if (low, high) != (-1, 1):
+            name = "relu6" if (low, high) == (0, 6) else f"hardtanh({low:g}, {high:g})"
+    return name, None
+
+
 _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -150,7 +195,8 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def _wide_of(x: Tensor) -> Tensor:
-    return x.detach().to(_wide(x))
+    x = x.detach()
+    return (x.abs() if x.is_complex() else x).to(_wide(x))
 
 
 def _centring(weight: Tensor, bias: Tensor | None, fan_out: int) -> tuple[float, float]:
@@ -182,17 +228,31 @@ def _direct_leaf(node: Node | None) -> tuple[Tensor, bool] | None:
     return None
 
 
-def _fans(
-    weight: Tensor, convolution: bool, transposed: bool, module: nn.Module | None
-) -> tuple[int, int]:
-    """(fan_out, fan_in): outputs, and inputs summed into one output."""
+def _is_left(node: Node, kind: str, weight: Tensor) -> bool:
+    """Whether the weight stands left of what it is multiplied with: W x instead of x W."""
+    first = 1 if kind in ("Addmm", "Baddbmm", "Addbmm", "Addmv") else 0
+    if kind == "Linear" or len(node.next_functions) <= first:
+        return False
+    found = _direct_leaf(node.next_functions[first][0])
+    return found is not None and found[0] is weight
+
+
+def _fans(weight: Tensor, convolution: bool, out_first: bool, node: Node) -> tuple[int, int]:
+    """(fan_out, fan_in): outputs, and inputs summed into one output.
+
+    Args:
+        weight: The weight, as stored.
+        convolution: Whether it is one; then the node knows groups and direction, also where
+            the call was functional and no module does.
+        out_first: Whether a matrix is stored [out, in], as F.linear does.
+        node: The booked node.
+    """
     if convolution:
         kernel = weight[0, 0].numel()
-        groups = getattr(module, "groups", 1)
-        if getattr(module, "transposed", False):
+        if getattr(node, "_saved_transposed", False):
+            groups = getattr(node, "_saved_groups", 1)
             return weight.shape[1] * groups, weight.shape[0] * kernel // groups
         return weight.shape[0], weight.shape[1] * kernel
-    out_first = transposed  # F.linear stores [out, in] and multiplies by its transpose
     rows, columns = weight.shape[-2], weight.shape[-1]
     return (rows, columns) if out_first else (columns, rows)
 

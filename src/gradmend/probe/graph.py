@@ -43,6 +43,9 @@ class Graph:
     """Nodes that the whole gradient passes through, in backward order, the loss first."""
     parameters: dict[int, list[Node]] = field(default_factory=dict)
     """For each booked node: the gradient accumulators its unbooked edges lead to."""
+    twigs: dict[int, list[tuple[int, Node, int]]] = field(default_factory=dict)
+    """For each booked node: its unbooked edges with accumulators behind them, as (index in
+    ``next_functions``, node, output number)."""
     reached: dict[int, Tensor] = field(default_factory=dict)
     """Leaves the loss reaches at all, by ``id``."""
 
@@ -64,7 +67,7 @@ def walk(loss: Tensor, starts: Iterable[tuple[Node, int]]) -> Graph:
     """
     root = loss.grad_fn
     graph = Graph(root=(key_of(root), loss.output_nr))
-    every, order = _postorder(root)
+    every, order = postorder(root)
     graph.reached = {
         id(node.variable): node.variable for node in every.values() if hasattr(node, "variable")
     }
@@ -89,15 +92,18 @@ def walk(loss: Tensor, starts: Iterable[tuple[Node, int]]) -> Graph:
             if target in graph.starts or target[0] in booked:
                 graph.edges[key].append((index, target))
             else:
-                graph.parameters.setdefault(key, []).extend(_accumulators(child))
+                found = accumulators(child)
+                if found:
+                    graph.parameters.setdefault(key, []).extend(found)
+                    graph.twigs.setdefault(key, []).append((index, child, number))
     for key, node in graph.start_nodes.items():
         if key not in booked:
-            graph.parameters[key] = _accumulators(node)
+            graph.parameters[key] = accumulators(node)
     graph.cuts = _cuts(graph)
     return graph
 
 
-def _postorder(root: Node) -> tuple[dict[int, Node], list[int]]:
+def postorder(root: Node) -> tuple[dict[int, Node], list[int]]:
     """All nodes reachable from ``root``, and their keys with children before parents."""
     every: dict[int, Node] = {}
     order: list[int] = []
@@ -118,9 +124,9 @@ def _postorder(root: Node) -> tuple[dict[int, Node], list[int]]:
     return every, order
 
 
-def _accumulators(node: Node) -> list[Node]:
+def accumulators(node: Node) -> list[Node]:
     """Gradient accumulators reachable from an unbooked node (through transposes and the like)."""
-    every, _ = _postorder(node)
+    every, _ = postorder(node)
     return [found for found in every.values() if hasattr(found, "variable")]
 
 

@@ -14,6 +14,7 @@ ACTIVATIONS = {
     "Silu": "silu",
     "Mish": "mish",
     "Elu": "elu",
+    "Celu": "celu",
     "Softplus": "softplus",
     "Hardtanh": "hardtanh",
     "Hardsigmoid": "hardsigmoid",

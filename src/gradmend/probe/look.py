@@ -13,7 +13,7 @@ from gradmend.errors import BadInput, GradmendError
 from gradmend.probe.assemble import Assembler
 from gradmend.probe.batch import Batch, Feeder, check_fit, check_loss, map_tensors
 from gradmend.probe.capture import run_captured
-from gradmend.probe.shadow import convert, make_shadow, untouched
+from gradmend.probe.shadow import convert, data_leaves, make_shadow, untouched
 from gradmend.records.trace import Trace
 
 FLOAT64_LIMIT = 20_000_000
@@ -106,19 +106,23 @@ def _look_in(
             key: convert(t.detach(), dtype).clone().requires_grad_(t.requires_grad)
             for key, t in shadow.items()
         }
-    with untouched(owners, shadow), torch.enable_grad():
+    with untouched(owners, shadow, dtype), torch.enable_grad():
         if dtype is not None:
             torch.set_default_dtype(dtype)
         leaves: list[Tensor] = []
+        ours: set[int] = set()
 
         def prepare(tensor: Tensor) -> Tensor:
             copy = convert(tensor.detach(), dtype).clone()
             if not copy.is_floating_point():
                 return copy
             leaves.append(copy.requires_grad_())
+            if not tensor.requires_grad:
+                ours.add(id(copy))
             return copy.clone()  # a copy of the leaf, so that the model may write into it
 
         fed = _prepare(batch, feeder, prepare, dtype)
+        data_leaves.set(frozenset(ours))
         watched = {id(t): name for name, t in feeder.inputs(fed).items()}
         loss, capture = run_captured(model, lambda: check_loss(feeder.loss(model, fed)), watched)
         names = {id(shadow[key]): name for key, name in originals.items()}

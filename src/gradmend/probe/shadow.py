@@ -8,14 +8,22 @@ objects with the same bits as before, also when the block raises.
 
 from __future__ import annotations
 
+import copy
 import random
+import sys
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
+
+from gradmend.probe.graph import postorder
 
 
 def make_shadow(modules: list[nn.Module], dtype: torch.dtype | None) -> dict[int, Tensor]:
@@ -57,63 +65,206 @@ def _tensors_of(root: nn.Module) -> Iterator[Tensor]:
 
 
 @contextmanager
-def untouched(modules: list[nn.Module], shadow: Mapping[int, Tensor]) -> Iterator[None]:
+def untouched(
+    modules: list[nn.Module], shadow: Mapping[int, Tensor], dtype: torch.dtype | None = None
+) -> Iterator[None]:
     """Let ``modules`` run on ``shadow`` inside the block and restore every bit after it.
 
     Backward hooks the user registered are set aside meanwhile: they watch real training,
-    and the probe's backward passes are none.
+    and the probe's backward passes are none. Compiled code is, too: it holds the real tensors.
+
+    Args:
+        modules: Root modules.
+        shadow: Stand-ins by ``id`` of the original, see :func:`make_shadow`.
+        dtype: Floating type for stand-ins of tensors that are no parameters or buffers, but
+            plain attributes (a mask, a cache, an unregistered layer's weights).
     """
-    every = list(dict.fromkeys(m for root in modules for m in root.modules()))
-    saved = [(module, _State(module)) for module in every]
-    with _same_randomness(), _same_defaults():
+    saved = _Snapshot(modules)
+    with _same_randomness(), _same_defaults(), _plain_execution():
         try:
-            for module in every:
-                _swap(module, shadow)
+            swap = _Swap(shadow, dtype)
+            for module in saved.modules:
+                swap.enter(module)
             yield
         finally:
-            for module, state in saved:
-                state.restore(module)
+            saved.restore()
 
 
 _SET_ASIDE = ("_backward_hooks", "_backward_pre_hooks")
-_TABLES = ("_parameters", "_buffers", "_modules", *_SET_ASIDE)
+_CONTAINERS = (list, dict, set, OrderedDict, defaultdict, Counter, deque)
 
 
-class _State:
-    """A module's attributes, with the contents of the plain containers among them."""
+class _Snapshot:
+    """Everything some modules hold: attributes, and what lies inside plain containers.
 
-    def __init__(self, module: nn.Module) -> None:
-        self.attributes = dict(module.__dict__)
-        self.contents = {
-            name: value.copy()
-            for name, value in self.attributes.items()
-            if name in _TABLES or type(value) in (list, dict, set)
-        }
+    Containers are followed to any depth, and so are modules that were never registered, in
+    lists and dicts: a forward pass writes into those as well.
+    """
 
-    def restore(self, module: nn.Module) -> None:
-        module.__dict__.clear()
-        module.__dict__.update(self.attributes)
-        for name, content in self.contents.items():
-            container: Any = self.attributes[name]
-            if isinstance(container, list):
-                container[:] = content
+    def __init__(self, roots: list[nn.Module]) -> None:
+        self.modules: list[nn.Module] = []
+        self._attributes: list[dict[str, Any]] = []
+        self._contents: list[tuple[Any, Any]] = []
+        self._arrays: list[tuple[Any, Any]] = []
+        self._generators: list[tuple[Any, Any]] = []
+        seen: set[int] = set()
+        todo: list[Any] = list(reversed(roots))
+        while todo:
+            value = todo.pop()
+            if not isinstance(value, _FOLLOWED) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            if isinstance(value, nn.Module):
+                self.modules.append(value)
+                self._attributes.append(dict(value.__dict__))
+                todo.extend(reversed(value.__dict__.values()))
+            elif type(value) in _CONTAINERS:
+                self._contents.append((value, value.copy()))
+                inside = value.values() if isinstance(value, dict) else value
+                todo.extend(reversed(list(inside)))
+            elif isinstance(value, tuple):
+                todo.extend(reversed(value))
+            elif isinstance(value, np.ndarray):
+                self._arrays.append((value, value.copy()))
+            elif isinstance(value, torch.Generator):
+                self._generators.append((value.set_state, value.get_state()))
+            elif isinstance(value, random.Random):
+                self._generators.append((value.setstate, value.getstate()))
+            elif isinstance(value, np.random.RandomState):
+                self._generators.append((value.set_state, value.get_state()))
+            elif isinstance(value, np.random.Generator):
+                state = copy.deepcopy(value.bit_generator.state)
+                put = partial(setattr, value.bit_generator, "state")
+                self._generators.append((put, state))
+
+    def restore(self) -> None:
+        for module, attributes in zip(self.modules, self._attributes, strict=True):
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+        for container, content in self._contents:
+            if isinstance(container, list | deque):
+                container.clear()
+                container.extend(content)
             else:
                 container.clear()
                 container.update(content)
+        for array, content in self._arrays:
+            if array.flags.writeable:
+                array[...] = content
+        for put, state in self._generators:
+            put(state)
 
 
-def _swap(module: nn.Module, shadow: Mapping[int, Tensor]) -> None:
-    for group in (module._parameters, module._buffers):
-        for name, tensor in group.items():
-            if tensor is not None:
-                # dict.__setitem__ keeps the name; registration would check for Parameter.
-                group[name] = shadow[id(tensor)]  # type: ignore[assignment]
-    if isinstance(module, nn.RNNBase):
-        # RNNs keep a second list of their weights for the fused kernels.
-        names = module._flat_weights_names
-        module.__dict__["_flat_weights"] = [module._parameters[name] for name in names]
-    for name in _SET_ASIDE:
-        module.__dict__[name].clear()
+_FOLLOWED = (
+    nn.Module, *_CONTAINERS, tuple, np.ndarray, torch.Generator, random.Random,
+    np.random.RandomState, np.random.Generator,
+)  # fmt: skip
+
+
+class _Swap:
+    """Puts stand-ins in the place of every tensor that a module holds."""
+
+    def __init__(self, shadow: Mapping[int, Tensor], dtype: torch.dtype | None) -> None:
+        self.shadow = shadow
+        self.dtype = dtype
+        self.made: dict[int, Tensor] = {}
+        self.seen: set[int] = set()
+
+    def enter(self, module: nn.Module) -> None:
+        own = module.__dict__
+        for name in _SET_ASIDE:
+            own[name].clear()
+        if own.get("_compiled_call_impl") is not None:
+            own["_compiled_call_impl"] = None
+        for name, value in list(own.items()):
+            changed = self.replaced(value)
+            if changed is not value:
+                own[name] = changed
+
+    def replaced(self, value: Any) -> Any:
+        """The value, with tensors swapped; plain containers are changed in place."""
+        if isinstance(value, Tensor):
+            return self.stand_in(value)
+        if isinstance(value, tuple):
+            items = [self.replaced(item) for item in value]
+            if all(new is old for new, old in zip(items, value, strict=True)):
+                return value
+            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        if type(value) not in _CONTAINERS or id(value) in self.seen:
+            return value
+        self.seen.add(id(value))
+        if isinstance(value, dict):
+            for key, item in list(value.items()):
+                changed = self.replaced(item)
+                if changed is not item:
+                    value[key] = changed  # keeps the key's place
+        elif not isinstance(value, set):
+            for index, item in enumerate(list(value)):
+                changed = self.replaced(item)
+                if changed is not item:
+                    value[index] = changed
+        return value
+
+    def stand_in(self, tensor: Tensor) -> Tensor:
+        """A parameter's or buffer's shadow, or a copy of any other tensor."""
+        if id(tensor) in self.shadow:
+            return self.shadow[id(tensor)]
+        if id(tensor) not in self.made:
+            with torch.enable_grad():
+                if tensor.grad_fn is not None:  # computed from others; the model may rely on it
+                    made = convert(tensor, self.dtype).clone()
+                else:
+                    made = convert(tensor.detach(), self.dtype).clone()
+                    made.requires_grad_(tensor.requires_grad)
+            self.made[id(tensor)] = made
+        return self.made[id(tensor)]
+
+
+@contextmanager
+def _plain_execution() -> Iterator[None]:
+    """No inference mode, no compiled code, no reentrant checkpoints inside the block."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        if "torch._dynamo" in sys.modules:  # importing it takes longer than a look
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        original = CheckpointFunction.__dict__.get("apply")
+        CheckpointFunction.apply = staticmethod(_run_plainly)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            if original is None:
+                del CheckpointFunction.apply
+            else:
+                CheckpointFunction.apply = original  # type: ignore[method-assign]
+
+
+def _run_plainly(function: Any, preserve: bool, *args: Any) -> Any:
+    """What a reentrant checkpoint computes, without its node, which refuses autograd.grad.
+
+    It gives no gradient to parameters when no tensor handed in wants one. Here the data wants
+    one, for the books' sake; so ask whether a trainable tensor led to what is handed in.
+    """
+    del preserve  # nothing is recomputed
+    tensors = [arg for arg in args if isinstance(arg, Tensor)]
+    if any(_from_trainable(tensor) for tensor in tensors):
+        return function(*args)
+    with torch.no_grad():
+        return function(*args)
+
+
+def _from_trainable(tensor: Tensor) -> bool:
+    if tensor.grad_fn is None:
+        return tensor.requires_grad and id(tensor) not in data_leaves.get()
+    every, _ = postorder(tensor.grad_fn)
+    return any(
+        id(node.variable) not in data_leaves.get()
+        for node in every.values()
+        if hasattr(node, "variable")
+    )
+
+
+data_leaves: ContextVar[frozenset[int]] = ContextVar("data_leaves", default=frozenset())
+"""ids of the differentiable copies of the batch: leaves that want a gradient only here."""
 
 
 @contextmanager

@@ -32,10 +32,10 @@ def calling_line() -> str | None:
     that called gradmend says nothing about the model.
     """
     frame: FrameType | None = sys._getframe(1)
-    while frame and frame.f_code.co_filename.startswith(_OURS):
+    while frame and _is_ours(frame.f_code.co_filename):
         frame = frame.f_back
     while frame and not _is_users(frame.f_code.co_filename):
-        if frame.f_code.co_filename.startswith(_OURS):
+        if _is_ours(frame.f_code.co_filename):
             return None
         frame = frame.f_back
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame else None
@@ -45,8 +45,12 @@ def calling_line() -> str | None:
 def _is_users(filename: str) -> bool:
     if filename.startswith(("<frozen", "<string")):
         return False
-    ours = filename.startswith(_OURS) and not filename.startswith(_ZOO)
-    return not (ours or filename.startswith(_TORCH))
+    return not (_is_ours(filename) or filename.startswith(_TORCH))
+
+
+def _is_ours(filename: str) -> bool:
+    """Whether a file is gradmend's, the zoo aside, whose models are looked at like a user's."""
+    return filename.startswith(_OURS) and not filename.startswith(_ZOO)
 
 
 @contextmanager
@@ -77,6 +81,8 @@ def _construction_line(module: nn.Module) -> str | None:
     while frame and frame.f_code.co_name == "__init__" and frame.f_locals.get("self") is module:
         frame = frame.f_back
     while frame and not _is_users(frame.f_code.co_filename):
+        if _is_ours(frame.f_code.co_filename):
+            return None
         frame = frame.f_back
     if frame is None:
         return None

@@ -228,8 +228,12 @@ class Trace:
     @cached_property
     def is_chain(self) -> bool:
         """Whether the gradient has one way only: no joins, so depth multiplies unhindered."""
+        # The shares see what the operations cannot: a skip that begins at the input itself.
         return all(
-            len(op.upstream) <= 1 and len(self.readers.get(op.id, ())) <= 1 for op in self.operations
+            len(op.upstream) <= 1
+            and len(self.readers.get(op.id, ())) <= 1
+            and not 0.0 < op.share < 1.0 - 1e-9
+            for op in self.operations
         )
 
     @cached_property

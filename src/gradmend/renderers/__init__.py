@@ -1,1 +1,1 @@
-"""Views of a report: a Report in, a string out. No torch, no engine, and no judgement of its own."""
+"""Views of a report: a Report in, a string out. No torch, no engine, no judgement."""

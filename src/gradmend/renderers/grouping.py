@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradmend.records.ledger import Entry
 
@@ -82,6 +82,8 @@ class Row:
     level: int = 0
     opened: bool = False
     """Whether the rows below, one level deeper, show what is inside."""
+    inside: Group | None = None
+    """The containers whose pooled children these are."""
 
 
 def group_entries(entries: Sequence[Entry]) -> list[Group]:
@@ -148,8 +150,8 @@ def depth_rows(root: Entry, *, limit: int = 24) -> list[Row]:
             row = rows[index]
             parts = [] if row.opened or row.level > 2 else inner_groups(row.group)
             if parts and len(rows) + len(parts) <= limit:
-                below = [Row(part, row.level + 1) for part in parts]
-                rows[index : index + 1] = [Row(row.group, row.level, True), *below]
+                below = [Row(part, row.level + 1, inside=row.group) for part in parts]
+                rows[index : index + 1] = [replace(row, opened=True), *below]
                 opened_one = True
                 break
     return rows

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.console import Console, RenderableType
 from rich.console import Group as Stack
-from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from gradmend.records.ledger import Ledger
 from gradmend.renderers import numbers
 from gradmend.renderers.bars import ASCII, BLOCKS, GAIN, LOSS, Glyphs, bars
-from gradmend.renderers.grouping import Group, Row, depth_rows
+from gradmend.renderers.grouping import Row, depth_rows
+from gradmend.renderers.places import what, where
 from gradmend.renderers.visible import shorten, to_ascii, visible
 
 NARROWEST, WIDEST = 60, 160
@@ -26,6 +27,12 @@ class Look:
 
     width: int = 80
     ascii: bool = False
+
+    @classmethod
+    def of(cls, console: Console, *, ascii: bool | None = None) -> Look:
+        """The look that suits a console: its width, and what its encoding takes."""
+        plain = console.options.ascii_only if ascii is None else ascii
+        return cls(min(max(console.width, NARROWEST), WIDEST), plain)
 
     @property
     def glyphs(self) -> Glyphs:
@@ -95,19 +102,19 @@ def cause_table(ledger: Ledger, look: Look) -> Table:
 
 def depth_table(rows: Sequence[Row], look: Look) -> Table:
     """Decades over depth in forward order, like entries grouped."""
-    where_all = [look.say("  " * row.level + where(row.group)) for row in rows]
+    where_all = [look.say("  " * row.level + where(row)) for row in rows]
     what_all = [look.say(what(row.group)) for row in rows]
     wide = look.width >= 100
     each = any(row.group.repeats > 1 for row in rows)
     figures = 10 * (1 + each + wide)
-    bar_width = min(max(look.width // 4, 12), 40)
-    room = look.width - figures - bar_width - 4
-    where_width = min(max(map(len, [*where_all, "input to output"])), room // 2)
-    what_width = max(min(max(map(len, what_all)), room - where_width), 4)
-    where_width = min(max(map(len, [*where_all, "input to output"])), room - what_width)
-    bar_width = look.width - figures - where_width - what_width - 3
+    room = look.width - figures - 3 - max(look.width // 6, 12)  # the last for the bars
+    widest_where = max(map(len, [*where_all, "where"]))
+    widest_what = max(map(len, [*what_all, "what"]))
+    where_width = min(widest_where, max(room // 2, room - widest_what))
+    what_width = min(widest_what, room - where_width)
+    bar_width = min(look.width - figures - where_width - what_width - 3, 60)
     table = _table()
-    table.add_column("input to output", width=where_width, no_wrap=True)
+    table.add_column("where", width=where_width, no_wrap=True)
     table.add_column("what", width=what_width, no_wrap=True)
     table.add_column("decades", width=9, justify="right", no_wrap=True)
     if each:
@@ -131,42 +138,6 @@ def depth_table(rows: Sequence[Row], look: Look) -> Table:
             cells.append(Text(predicted, style="dim"))
         table.add_row(*cells, picture, style="dim" if row.level else None)
     return table
-
-
-def where(group: Group) -> str:
-    """The places a group spans: ``2 .. 199``; operations have no path of their own."""
-    first, last = _place(group.first.name, group.first.kind, group.first.call), ""
-    if len(group.entries) > 1:
-        last = _place(group.last.name, group.last.kind, group.last.call)
-    if not last or last == first:
-        return first
-    return f"{first or '.'} .. {_tail_of(first, last) or '.'}"
-
-
-def what(group: Group) -> str:
-    """What a group is: ``[Linear(64, 64), Sigmoid] x 99``."""
-    labels = [entry.label or entry.name or "(the model)" for entry in group.pattern]
-    if group.mixed:
-        kinds = list(dict.fromkeys(labels))
-        shown = ", ".join(kinds[:3]) + (", ..." if len(kinds) > 3 else "")
-        return f"{len(labels)} entries: {shown}"
-    text = labels[0] if len(labels) == 1 else f"[{', '.join(labels)}]"
-    return text if group.repeats == 1 else f"{text} x {group.repeats:,}"
-
-
-def _place(name: str, kind: str, call: int) -> str:
-    if kind != "module":
-        return ""
-    return f"{name or '(the model)'}" + (f" (call {call + 1})" if call else "")
-
-
-def _tail_of(first: str, last: str) -> str:
-    """The part of ``last`` after the dotted parents both share: ``layers.0 .. 11``."""
-    a, b = first.split("."), last.split(".")
-    shared = 0
-    while shared < min(len(a), len(b)) - 1 and a[shared] == b[shared]:
-        shared += 1
-    return ".".join(b[shared:])
 
 
 def _table() -> Table:

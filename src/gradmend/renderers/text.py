@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from gradmend.records.finding import Evidence, Finding, Severity
@@ -77,8 +78,7 @@ def print_report(report: Report, console: Console, *, ascii: bool | None = None)
         console: Where to; its width is used up to 160 columns.
         ascii: Keep to ASCII; by default where the console's encoding takes nothing else.
     """
-    plain = console.options.ascii_only if ascii is None else ascii
-    look = Look(min(max(console.width, NARROWEST), WIDEST), plain)
+    look = Look.of(console, ascii=ascii)
     for part in report_parts(report, look):
         console.print(part, soft_wrap=False, highlight=False, markup=False, emoji=False)
 
@@ -92,7 +92,8 @@ def report_parts(report: Report, look: Look) -> Iterator[RenderableType]:
         yield Text()
         yield from finding_parts(entry, rank, look)
     yield Text()
-    yield from _ledger(report, look)
+    yield _title("The gradient ledger")
+    yield from ledger_parts(report, look)
     yield from treatment_parts(report, look)
     yield from _small_print(report, look)
 
@@ -117,7 +118,7 @@ def finding_parts(entry: words.Folded, rank: int, look: Look) -> Iterator[Render
     if finding.confidence < 1:
         yield _labelled("sure to", Text(numbers.percent(finding.confidence)))
     if finding.exculpation:
-        yield _labelled("silent if", Text(look.say(finding.exculpation), style="dim"))
+        yield _labelled("unless", Text(look.say(finding.exculpation), style="dim"))
     if finding.remedies:
         yield _labelled("remedies", Text(look.say(", ".join(finding.remedies))))
 
@@ -144,8 +145,8 @@ def _facts(report: Report, look: Look) -> Iterator[RenderableType]:
         yield from (Padding(Text(line), (0, 0, 0, 3)) for line in rest)
 
 
-def _ledger(report: Report, look: Look) -> Iterator[RenderableType]:
-    yield _title("The gradient ledger")
+def ledger_parts(report: Report, look: Look) -> Iterator[RenderableType]:
+    """The books: the sentence a person needs, the pictures, and how well they balance."""
     yield Text(look.say(words.ledger_sentence(report)))
     ledger = report.ledger
     if ledger is None:
@@ -185,8 +186,6 @@ def _title(text: str) -> Text:
 
 def _labelled(label: str, text: Text) -> RenderableType:
     """A hanging indent: the label on the first line, the text beside it on all."""
-    from rich.table import Table
-
     table = Table.grid(padding=(0, 1, 0, 0))
     table.add_column(width=12, no_wrap=True)
     table.add_column(overflow="fold")

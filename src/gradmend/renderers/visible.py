@@ -1,7 +1,7 @@
-"""Text from elsewhere made safe to show: module names, source lines and messages are data.
+r"""Text from elsewhere made safe to show: module names, source lines and messages are data.
 
 A name may hold terminal escapes, newlines or characters that reorder what stands around them;
-shown, each becomes a visible code such as ``\\x1b`` and does nothing.
+shown, each becomes a visible code such as ``\x1b`` and does nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
 
 _ASCII = {
     "×": "x", "−": "-", "–": "-", "—": "-", "…": "...", "→": "->", "←": "<-", "≤": "<=",
-    "≥": ">=", "≈": "~", "±": "+-", "·": "*", "′": "'", "’": "'", "“": '"', "”": '"',
+    "≥": ">=", "≈": "~", "±": "+-", "·": "*", "′": "'", "\u2019": "'", "“": '"', "”": '"',
     "α": "alpha", "γ": "gamma", "σ": "sigma", "φ": "phi", "χ": "chi", "ρ": "rho", "ν": "nu",
     "µ": "u", "μ": "mu", "∞": "inf", "√": "sqrt", "²": "^2",
 }  # fmt: skip

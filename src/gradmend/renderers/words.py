@@ -109,13 +109,11 @@ def ledger_sentence(report: Report) -> str:
     limit = 0.02 * max((abs(v) for v in _finite(ledger.by_cause).values()), default=0.0)
     lost = {k: v for k, v in _finite(ledger.by_cause).items() if v < -max(limit, 0.005)}
     won = {k: v for k, v in _finite(ledger.by_cause).items() if v > max(limit, 0.005)}
-    went = _parts(lost, report.trace)
-    came = _parts(won, report.trace)
     clauses = []
-    if went:
-        clauses.append(f"{went[0][0]} decades went to {went[0][1]}{_tail(went[1:], 'to')}")
-    if came:
-        clauses.append(f"{came[0][0]} decades came from {came[0][1]}{_tail(came[1:], 'from')}")
+    if lost:
+        clauses.append(_clause(_parts(lost, report.trace), "went to", "to"))
+    if won:
+        clauses.append(_clause(_parts(won, report.trace), "came from", "from"))
     if total > 0:
         clauses.reverse()
     return f"{arrives}: {'; '.join(clauses)}." if clauses else f"{arrives}."
@@ -137,11 +135,11 @@ def books_line(ledger: Ledger) -> str:
     if ledger.unexplained_decades is None or not math.isfinite(ledger.unexplained_decades):
         balance = "books not checked against a second backward pass"
     else:
-        off = _bound(ledger.unexplained_decades)
+        off = numbers.number(abs(ledger.unexplained_decades), 2)
         balance = f"books balance to {off} decades against a second backward pass"
     parts = [f"{balance} without hooks"]
     if ledger.imbalance is not None and math.isfinite(ledger.imbalance):
-        parts.append(f"containers to {_bound(ledger.imbalance)}")
+        parts.append(f"at every level of the model to {numbers.number(ledger.imbalance, 2)}")
     parts.append(f"kept in {visible(ledger.dtype)}")
     parts.append(f"from the outputs back to {visible(ledger.start)}")
     cotangent = {"loss": "the loss's own gradient", "random": "a random gradient"}
@@ -206,34 +204,34 @@ def activation_words(trace: Trace, *, losing: bool) -> str:
     return " and ".join(words)
 
 
-def _parts(by_cause: dict[str, float], trace: Trace) -> list[tuple[str, str]]:
-    """(decades, words) of each cause, largest first."""
+def _parts(by_cause: dict[str, float], trace: Trace) -> list[tuple[str, str, float]]:
+    """(amount, words, decades) of each cause, largest first."""
     found = []
     for cause, value in sorted(by_cause.items(), key=lambda item: -abs(item[1])):
         if cause == "activation-derivative":
             words = activation_words(trace, losing=value < 0)
         else:
             words = CAUSE_WORDS.get(cause, visible(cause))
-        places = 1 if abs(value) >= 1 else 2
-        found.append((f"{abs(value):.{places}f}", words))
+        found.append((_amount(value), words, value))
     return found
 
 
-def _tail(parts: list[tuple[str, str]], preposition: str) -> str:
-    """The second and later parts of a sum, as the rest of a sentence."""
-    pieces = [f"{amount} {preposition} {words}" for amount, words in parts]
-    return "".join(f", {piece}" for piece in pieces)
+def _clause(parts: list[tuple[str, str, float]], verb: str, preposition: str) -> str:
+    """``61.2 decades went to A, 24.1 to B, 0.3 to the rest``."""
+    shown = parts[:3] if len(parts) > 4 else parts
+    pieces = [f"{amount} {preposition} {what}" for amount, what, _ in shown[1:]]
+    rest = math.fsum(value for _, _, value in parts[len(shown) :])
+    if rest:
+        pieces.append(f"{_amount(rest)} {preposition} the rest")
+    return ", ".join([f"{shown[0][0]} decades {verb} {shown[0][1]}", *pieces])
+
+
+def _amount(value: float) -> str:
+    return f"{abs(value):,.{1 if abs(value) >= 1 else 2}f}"
 
 
 def _finite(values: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in values.items() if math.isfinite(value)}
-
-
-def _bound(value: float) -> str:
-    """The next power of ten above a difference: 1.4e-14 is said to be within 1e-13."""
-    if value == 0:
-        return "0"
-    return f"1e{math.ceil(math.log10(abs(value)))}"
 
 
 def fact_lines(facts: dict[str, float | str]) -> list[tuple[str, str]]:

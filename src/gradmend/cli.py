@@ -1,0 +1,258 @@
+"""The command line: parses, calls the session, prints. No logic of its own, no torch up front."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from gradmend.errors import BadInput, GradmendError
+from gradmend.records.codec import to_plain
+from gradmend.records.finding import Severity
+
+if TYPE_CHECKING:
+    from gradmend.engine.demo import Demo
+
+app = typer.Typer(
+    name="gradmend",
+    help="Finds where the gradients of a network vanish or explode, says why, proves the fix.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout.")]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments without the program's name; the process's own where not given.
+
+    Returns:
+        The exit status: 0 done, 1 findings at or above ``--fail-on``, 2 bad usage or input.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(args=arguments, prog_name="gradmend", standalone_mode=False)
+        return int(status) if isinstance(status, int) else 0
+    except GradmendError as error:
+        if "--traceback" in arguments:
+            raise
+        return _refuse(str(error))
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (click.ClickException, click.Abort) as error:
+        text = error.format_message() if isinstance(error, click.ClickException) else "stopped"
+        return _refuse(f"{text} See: gradmend --help")
+    except KeyboardInterrupt:
+        _refuse("stopped; nothing was left half-done")
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _refuse(text: str) -> int:
+    print(f"gradmend: {' '.join(text.split())}", file=sys.stderr)
+    return 2
+
+
+@app.command()
+def check(
+    target: Annotated[
+        str,
+        typer.Argument(help="module:factory; the factory returns (model, batches, loss_fn)."),
+    ],
+    steps: Annotated[
+        int, typer.Option(min=0, help="Also try this many steps on a copy of the weights.")
+    ] = 0,
+    html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,
+    fail_on: Annotated[
+        Severity, typer.Option(help="Exit with 1 on findings this bad or worse.")
+    ] = Severity.ERROR,
+    as_json: Json = False,
+    traceback: Traceback = False,
+) -> int:
+    """Look at a model once, before training."""
+    del traceback  # unused: main reads it before anything can go wrong
+    from gradmend.engine.factory import load_specimen
+    from gradmend.engine.session import check as look
+
+    with _progress() as tell:
+        tell(f"building {target}", None)
+        model, batch, loss_fn = load_specimen(target)
+        tell("looking at the gradient", None)
+        report = look(model, batch, loss_fn, steps=steps)
+    if html is not None:
+        from gradmend.renderers.html import render
+
+        _write(html, render(report))
+    if as_json:
+        print(json.dumps(report.to_dict()))
+    else:
+        from gradmend.renderers.text import print_report
+
+        print_report(report, Console())
+    if html is not None:
+        print(f"report: {html}", file=sys.stderr)
+    return 1 if report.at_least(fail_on) else 0
+
+
+@app.command()
+def explain(
+    word: Annotated[
+        str | None, typer.Argument(help="A rule's code or name, or a remedy's name.")
+    ] = None,
+    as_json: Json = False,
+    traceback: Traceback = False,
+) -> int:
+    """List the catalogue, or print one rule's or remedy's page."""
+    del traceback  # unused: main reads it before anything can go wrong
+    from gradmend.registry import find, remedies, rules
+    from gradmend.renderers.catalogue import list_text, page_text, plain_page
+
+    if word is None:
+        listed = (rules(), remedies())
+        if as_json:
+            print(json.dumps({"rules": [plain_page(r) for r in listed[0]],
+                              "remedies": [plain_page(r) for r in listed[1]]}))  # fmt: skip
+        else:
+            print(list_text(*listed))
+        return 0
+    found = find(word)
+    print(json.dumps(plain_page(found)) if as_json else page_text(found))
+    return 0
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Of the network, the batches and the trial.")] = 0,
+    depth: Annotated[int, typer.Option(min=1, help="Hidden layers.")] = 100,
+    width: Annotated[int, typer.Option(min=1, help="Units of each hidden layer.")] = 64,
+    activation: Annotated[str, typer.Option(help="sigmoid, tanh, relu, gelu...")] = "sigmoid",
+    keep: Annotated[
+        str,
+        typer.Option(help="What must not change: nothing, or words of activations, architecture,"
+                     " parameters, optimizer, data; with commas."),
+    ] = "activations",
+    depth_sweep: Annotated[
+        bool, typer.Option("--depth-sweep", help="Also show accuracy against depth.")
+    ] = False,
+    budget: Annotated[str, typer.Option(help='Of the trial: "100 s" or "5000 steps".')] = "100 s",
+    out: Annotated[Path, typer.Option(help="Folder for report, prescription and weights.")] = Path(
+        "gradmend-demo"
+    ),
+    as_json: Json = False,
+    traceback: Traceback = False,
+) -> int:  # fmt: skip
+    """Repair a 100-layer sigmoid network on real handwritten digits, with proof."""
+    del traceback  # unused: main reads it before anything can go wrong
+    from gradmend.engine.demo import Setting, calm_torch, run_demo
+    from gradmend.renderers.html import render
+    from gradmend.renderers.story import DemoStory
+
+    words = tuple(word.strip() for word in keep.split(",") if word.strip())
+    setting = Setting(
+        depth=depth,
+        width=width,
+        activation=activation,
+        keep=() if words in ((), ("nothing",)) else words,
+        seed=seed,
+        budget=budget,
+        folder=out,
+    )
+    calm_torch()
+    story = DemoStory(Console(stderr=as_json))
+    story.open(setting.depth, setting.activation)
+    with _progress() as tell:
+        done = run_demo(setting, tell, story.show, render, sweep=depth_sweep)
+    story.close(done)
+    if as_json:
+        print(json.dumps(_demo_line(done)))
+    return 0
+
+
+def _demo_line(done: Demo) -> dict[str, Any]:
+    """The demo's figures, for machines: accuracies are fractions."""
+    ledger = done.report.ledger
+    findings = [f for f in done.report.findings if not f.symptom]
+    plain: dict[str, Any] = to_plain(
+        {
+            "accuracy_before": done.before.accuracy,
+            "accuracy_after": done.after.accuracy,
+            "steps": done.after.steps,
+            "causes": [finding.name for finding in findings],
+            "remedies": done.fixed.prescription.remedies,
+            "edits": done.fixed.prescription.edits,
+            "kept": bool(done.fixed.prescription),
+            "reason": done.fixed.verdict.reason if done.fixed.verdict else "",
+            "seconds": done.seconds,
+            "ledger": {
+                "total_decades": ledger.total_decades if ledger else None,
+                "predicted_decades": ledger.predicted_decades if ledger else None,
+                "unexplained_decades": ledger.unexplained_decades if ledger else None,
+                "by_cause": ledger.by_cause if ledger else {},
+            },
+            "depth": done.setting.depth,
+            "activation": done.setting.activation,
+            "seed": done.setting.seed,
+            "sweep": done.sweep,
+        }
+    )
+    plain.update({name: str(path) for name, path in done.files.items()})
+    return plain
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float | None], None]]:
+    """A live line on stderr saying what is going on; nothing where stderr is no terminal."""
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def tell(text: str, share: float | None) -> None:
+            total = None if share is None else 1.0
+            progress.update(task, description=escape(text), total=total, completed=share or 0.0)
+
+        yield tell
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(
+            f"{path} cannot be written ({error.strerror})", "", "choose another path"
+        ) from None
+
+
+@app.callback()
+def _root() -> None:
+    """Finds where the gradients of a network vanish or explode, says why, proves the fix."""
+
+
+def version() -> str:
+    """The installed version."""
+    return str(importlib.import_module("gradmend").__version__)

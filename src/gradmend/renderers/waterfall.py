@@ -1,0 +1,299 @@
+"""The ledger drawn: decades piled up from the output back to the input, and by cause."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradmend.records.ledger import CAUSES, Entry, Ledger
+from gradmend.renderers import numbers, plot
+from gradmend.renderers.grouping import depth_rows
+from gradmend.renderers.places import what, where
+from gradmend.renderers.visible import isolate, visible
+from gradmend.renderers.words import CAUSE_WORDS
+
+MOST_BINS = 400
+"""Bins across a figure: more than about one per two pixels cannot be seen."""
+STEPS = 60
+"""Up to this many bins are drawn as steps, one per entry; more as slopes."""
+MOST_CAUSES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Neighbouring leaves of the books, added up."""
+
+    first: Entry
+    last: Entry
+    size: int
+    decades: float
+    by_cause: dict[str, float]
+    predicted: float | None
+    """``None`` where an entry that changes something has no prediction."""
+
+
+def bins(leaves: Sequence[Entry], most: int = MOST_BINS) -> list[Bin]:
+    """Leaves in forward order as at most ``most`` bins of nearly equal size.
+
+    Entries that are not finite add nothing; the figure's caption counts them.
+    """
+    count = min(len(leaves), most)
+    found = []
+    for k in range(count):
+        part = leaves[k * len(leaves) // count : (k + 1) * len(leaves) // count]
+        by_cause: dict[str, float] = {}
+        predicted: float | None = 0.0
+        for leaf in part:
+            value = leaf.decades if math.isfinite(leaf.decades) else 0.0
+            cause = leaf.cause if leaf.cause in CAUSES else "other"
+            by_cause[cause] = by_cause.get(cause, 0.0) + value
+            if leaf.predicted is not None and math.isfinite(leaf.predicted):
+                predicted = None if predicted is None else predicted + leaf.predicted
+            elif abs(value) > 1e-9:
+                predicted = None
+        total = math.fsum(by_cause.values())
+        found.append(Bin(part[0], part[-1], len(part), total, by_cause, predicted))
+    return found
+
+
+def ledger_figure(ledger: Ledger) -> tuple[str, list[str]]:
+    """The cumulative figure and the lines its pointer reads out, one per bin."""
+    assert ledger.root is not None
+    leaves = list(ledger.root.leaves())
+    parts = bins(leaves)
+    total = math.fsum(part.decades for part in parts)
+    amount = numbers.count(len(leaves), "entry", "entries")
+    causes = _leading_causes(parts)
+    piles = {cause: _pile([_of(part, cause, causes) for part in parts]) for cause in causes}
+    net = _pile([part.decades for part in parts])
+    predicted = _predicted_pile(parts)
+    layers = _stack(piles)
+    ends = [v for low, high in layers.values() for v in (*low, *high)]
+    frame = plot.Plot(
+        x=plot.Scale(0, len(parts)),
+        y=plot.padded([*ends, *net, *(v for v in predicted if v is not None)], zero=True),
+        x_title=f"position in the model, input → output ({amount})",
+        y_title="decades gained or lost since the output",
+        x_labels=_positions(parts),
+        words=(
+            f"Cumulative decades of gradient from the output back to the input, "
+            f"{numbers.decades(total)} in all; the table below has the numbers."
+        ),
+        height=320,
+        readout="ledger-readout",
+    )
+    for cause in causes:
+        low, high = layers[cause]
+        outline = _points(high, len(parts)) + _points(low, len(parts))[::-1]
+        frame.area(outline, f"url(#p-{cause})")
+    frame.line(_points(net, len(parts)), "net halo")
+    frame.line(_points(net, len(parts)), "net")
+    known = [v for v in predicted if v is not None]
+    if len(known) > 1:
+        frame.line(_points(known, len(parts)), "predicted")
+    keys = [
+        legend_key(cause, f"{cause_words(cause)} {numbers.decades(piles[cause][0])}")
+        for cause in causes
+    ]
+    keys.append(line_key("net", f"all together {numbers.decades(total)}"))
+    if len(known) > 1:
+        keys.append(line_key("predicted", "predicted by theory"))
+    inner = f'<div class="legend">{"".join(keys)}</div>{frame.html()}'
+    caption = _caption(leaves, parts, len(known) > 1 and len(known) < len(net))
+    html = plot.figure("Where the gradient went", inner, caption, depth_fallback(ledger.root))
+    return html, _readout(parts, net)
+
+
+def cause_figure(ledger: Ledger) -> str:
+    """A bar per cause, measured, with theory's figure as a mark on it."""
+    known = {k: v for k, v in ledger.by_cause.items() if math.isfinite(v)}
+    guesses = {k: v for k, v in ledger.predicted_by_cause.items() if math.isfinite(v)}
+    values = [*known.values(), *guesses.values(), 0.0]
+    low, high = min(values), max(values)
+    span = high - low or 1.0
+    rows = []
+    for cause, value in sorted(ledger.by_cause.items(), key=lambda item: item[1]):
+        guess = guesses.get(cause)
+        picture = _cause_bar(cause, known.get(cause, 0.0), guess, low, span)
+        rows.append(
+            [
+                legend_key(cause, visible(cause)),
+                numbers.decades(value),
+                "" if guess is None else numbers.decades(guess),
+                picture,
+            ]
+        )
+    predicted = ledger.predicted_decades
+    rows.append(
+        [
+            "<b>total</b>",
+            f"<b>{numbers.decades(ledger.total_decades)}</b>",
+            "" if predicted is None else numbers.decades(predicted),
+            "",
+        ]
+    )
+    head = ["cause", "measured (decades)", "predicted (decades)", "loss ← 0 → gain"]
+    caption = "Bars: measured. Upright mark: what theory predicts from weights and activations."
+    inner = f'<div class="causes">{plot.table(head, rows)}</div>'
+    return plot.figure("By cause", inner, caption)
+
+
+def depth_fallback(root: Entry) -> str:
+    """The books over depth as a table, like entries grouped."""
+    rows = []
+    for row in depth_rows(root):
+        group = row.group
+        indent = f'<span class="in{row.level}"></span>' if row.level else ""
+        rows.append(
+            [
+                indent + (isolate(where(row)) or "–"),
+                isolate(what(group)),
+                numbers.decades(group.decades),
+                numbers.decades(group.per_repeat) if group.repeats > 1 else "",
+                "" if group.predicted is None else numbers.decades(group.predicted),
+            ]
+        )
+    return plot.table(["where", "what", "decades", "each", "predicted"], rows)
+
+
+def cause_words(cause: str) -> str:
+    """A cause in a legend."""
+    return CAUSE_WORDS.get(cause, "other operations")
+
+
+def legend_key(cause: str, text: str) -> str:
+    """A swatch with the cause's colour and pattern, and its name."""
+    known = cause if cause in CAUSES else "other"
+    return (
+        f'<span class="key"><svg class="swatch" viewBox="0 0 16 12" aria-hidden="true">'
+        f'<rect width="16" height="12" fill="url(#p-{known})"/></svg>{isolate(text)}</span>'
+    )
+
+
+def line_key(style: str, text: str) -> str:
+    """A piece of line and its name."""
+    return (
+        f'<span class="key"><svg class="swatch" viewBox="0 0 16 12" aria-hidden="true">'
+        f'<path class="line {style}" d="M0 6H16"/></svg>{isolate(text)}</span>'
+    )
+
+
+def _cause_bar(cause: str, value: float, guess: float | None, low: float, span: float) -> str:
+    def x(v: float) -> float:
+        return (v - low) / span * 1000
+
+    known = cause if cause in CAUSES else "other"
+    left, width = x(min(value, 0.0)), abs(value) / span * 1000
+    mark = "" if guess is None else f'<path class="guess" d="M{x(guess):.1f} 1V21"/>'
+    return (
+        '<svg class="bar" viewBox="0 0 1000 22" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect x="{left:.1f}" y="4" width="{width:.1f}" height="14" fill="url(#p-{known})"/>'
+        f'<path class="axis" d="M{x(0.0):.1f} 0V22"/>{mark}</svg>'
+    )
+
+
+def _leading_causes(parts: Sequence[Bin]) -> list[str]:
+    """Causes with something to show, weightiest first; the rest goes under ``other``."""
+    weight: dict[str, float] = {}
+    for part in parts:
+        for cause, value in part.by_cause.items():
+            weight[cause] = weight.get(cause, 0.0) + abs(value)
+    order = sorted((c for c in weight if weight[c] > 0), key=lambda c: -weight[c])
+    if len(order) <= MOST_CAUSES:
+        return order
+    kept = [cause for cause in order if cause != "other"][: MOST_CAUSES - 1]
+    return [*kept, "other"]
+
+
+def _of(part: Bin, cause: str, causes: Sequence[str]) -> float:
+    if cause != "other":
+        return part.by_cause.get(cause, 0.0)
+    return math.fsum(v for c, v in part.by_cause.items() if c == "other" or c not in causes)
+
+
+def _pile(values: Sequence[float]) -> list[float]:
+    """Sums from the right: entry k holds everything from bin k to the output."""
+    found, total = [0.0], 0.0
+    for value in reversed(values):
+        total += value
+        found.append(total)
+    return found[::-1]
+
+
+def _predicted_pile(parts: Sequence[Bin]) -> list[float | None]:
+    found: list[float | None] = [0.0]
+    for part in reversed(parts):
+        last = found[-1]
+        found.append(None if last is None or part.predicted is None else last + part.predicted)
+    return found[::-1]
+
+
+def _stack(piles: dict[str, list[float]]) -> dict[str, tuple[list[float], list[float]]]:
+    """Losses stacked downwards from 0 and gains upwards, at every position."""
+    size = len(next(iter(piles.values()), []))
+    below, above = [0.0] * size, [0.0] * size
+    found = {}
+    for cause, pile in piles.items():
+        low, high = [], []
+        for k, value in enumerate(pile):
+            edge = below if value < 0 else above
+            start = edge[k]
+            edge[k] += value
+            low.append(start)
+            high.append(edge[k])
+        found[cause] = (low, high)
+    return found
+
+
+def _points(values: Sequence[float], size: int) -> list[plot.Point]:
+    """Positions of piled values; ``values`` may start further right where theory ends."""
+    offset = size + 1 - len(values)
+    if size > STEPS:
+        return [(k + offset, value) for k, value in enumerate(values)]
+    points: list[plot.Point] = []
+    for k, value in enumerate(values[:-1]):
+        points += [(k + offset, value), (k + offset + 1, value)]
+    return [*points, (size, values[-1])]
+
+
+def _positions(parts: Sequence[Bin]) -> list[tuple[float, str]]:
+    """Module names along the depth: the ends, and some between that have room."""
+    wanted = min(len(parts), 5)
+    found = []
+    for k in range(wanted):
+        at = round(k * (len(parts) - 1) / (wanted - 1)) if wanted > 1 else 0
+        name = visible(parts[at].first.name or parts[at].first.label)
+        short = name if len(name) <= 14 else "…" + name[-13:]
+        found.append((at + 0.5, short))
+    return found
+
+
+def _readout(parts: Sequence[Bin], net: Sequence[float]) -> list[str]:
+    lines = []
+    for k, part in enumerate(parts):
+        first, last = visible(part.first.name), visible(part.last.name)
+        place = first if part.size == 1 else f"{first} .. {last} ({part.size} entries)"
+        label = f" {visible(part.first.label)}" if part.size == 1 else ""
+        lines.append(
+            f"{place}{label}: {numbers.decades(part.decades)} decades, "
+            f"{numbers.decades(net[k])} since the output"
+        )
+    return lines
+
+
+def _caption(leaves: Sequence[Entry], parts: Sequence[Bin], theory_ends: bool) -> str:
+    words = [
+        "The gradient starts at the right, at the output, and flows back to the left. "
+        "Below 0 it shrinks, above 0 it grows; each decade is a factor of ten."
+    ]
+    if len(parts) < len(leaves):
+        words.append(f"{len(leaves):,} entries are drawn as {len(parts)} bins.")
+    if theory_ends:
+        words.append("The predicted line ends where theory has no figure.")
+    broken = sum(1 for leaf in leaves if not math.isfinite(leaf.decades))
+    if broken:
+        words.append(
+            f"{numbers.count(broken, 'entry', 'entries')} without a finite figure left out."
+        )
+    return " ".join(words)
