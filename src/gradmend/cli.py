@@ -154,7 +154,9 @@ def demo(
     depth_sweep: Annotated[
         bool, typer.Option("--depth-sweep", help="Also show accuracy against depth.")
     ] = False,
-    budget: Annotated[str, typer.Option(help='Of the trial: "100 s" or "5000 steps".')] = "100 s",
+    budget: Annotated[
+        str | None, typer.Option(help='Of the trial: "100 s" or "5000 steps".')
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for report, prescription and weights.")] = Path(
         "gradmend-demo"
     ),

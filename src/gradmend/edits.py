@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmend.errors import CannotApply
+from gradmend.errors import CannotApply, GradmendError
 from gradmend.layers import REPLACEMENTS, CentredSigmoid, ReZero, Standardised
 from gradmend.records.prescription import Edit
 
@@ -52,7 +52,7 @@ class Bench:
             CannotApply: If the model has none of that name.
         """
         path, _, leaf = name.rpartition(".")
-        found = self.module(path)._parameters.get(leaf)
+        found = _inside(self.module(path))._parameters.get(leaf)
         if found is None:
             raise CannotApply(
                 f"the model has no parameter '{name}'",
@@ -62,15 +62,19 @@ class Bench:
         return found
 
     def module(self, path: str) -> nn.Module:
-        """A module by path."""
-        try:
-            return self.model.get_submodule(path)
-        except AttributeError:
+        """A module by path.
+
+        Paths are those of the model as it was prescribed for: a :class:`Standardised` that an
+        earlier edit put in does not count, or no other edit could be combined with it.
+        """
+        found = _find(self.model, path)
+        if found is None:
             raise CannotApply(
                 f"the model has no module '{path}'",
                 "the prescription was written for another model",
                 "prescribe anew with gradmend.fix",
-            ) from None
+            )
+        return found
 
     def write(self, parameter: Tensor, values: Tensor) -> None:
         """Overwrite a tensor in place; its identity, and the optimizer's state for it, stay."""
@@ -93,16 +97,18 @@ class Bench:
 
     def put(self, path: str, module: nn.Module) -> None:
         """Set a module into its parent's place for ``path``; the root where that is empty."""
-        if not path:
-            old = self.model
-            module.train(old.training)
+        old = self.module(path)
+        # Not .train(): that would reach into wrapped modules, which keep the flags they have.
+        module.training = old.training
+        if isinstance(old, Standardised):
+            table, name, old = old._modules, "inner", old.inner
+        elif not path:
             self.model = module
             self.undo_steps.append(lambda: setattr(self, "model", old))
             return
-        parent_path, _, name = path.rpartition(".")
-        parent, old = self.module(parent_path), self.module(path)
-        module.train(old.training)
-        table = parent._modules
+        else:
+            parent_path, _, name = path.rpartition(".")
+            table = _inside(self.module(parent_path))._modules
         table[name] = module
 
         def back() -> None:
@@ -113,16 +119,32 @@ class Bench:
     def register(self, parameters: Iterable[nn.Parameter]) -> None:
         """Let a live optimizer train new parameters, in a group with its first group's options."""
         new = list(parameters)
-        if self.optimizer is None or not new:
+        optimizer = self.optimizer
+        if optimizer is None or not new:
             return
-        groups = self.optimizer.param_groups
-        options = {key: value for key, value in groups[0].items() if key != "params"}
-        self.optimizer.add_param_group({**options, "params": new})
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise CannotApply(
+                "LBFGS trains the one group of parameters it was built with",
+                "it would never move the new ones",
+                "use another optimizer, or keep=['architecture']",
+            )
+        groups = optimizer.param_groups
+        options = {k: v for k, v in groups[0].items() if k not in ("params", "param_names")}
+        params: list[Any] = list(new)
+        if "param_names" in groups[0]:  # built from named_parameters(): it wants names for all
+            named = {id(p): name for name, p in self.model.named_parameters()}
+            params = [(named.get(id(p), f"new.{i}"), p) for i, p in enumerate(new)]
+        optimizer.add_param_group({**options, "params": params})
         group = groups[-1]
-        self.notes.append(f"{len(new)} new parameter(s) joined the optimizer in a group of their own")
+        self.notes.append(
+            f"{len(new)} new parameter(s) joined the optimizer in a group of their own"
+        )
 
         def back() -> None:
-            groups.remove(group)
+            # By identity: list.remove compares dicts, and so tensors, which have no truth value.
+            groups[:] = [other for other in groups if other is not group]
+            for parameter in new:
+                optimizer.state.pop(parameter, None)
 
         self.undo_steps.append(back)
 
@@ -142,10 +164,42 @@ def apply_edits(bench: Bench, edits: Iterable[Edit]) -> Bench:
                     f"known kinds: {', '.join(sorted(KINDS))}",
                 )
             KINDS[edit.kind](bench, edit)
+    except (GradmendError, torch.OutOfMemoryError):
+        bench.undo()
+        raise
+    except Exception as error:  # hostile values, or the user's model on the way through it
+        bench.undo()
+        raise CannotApply(
+            f"the edit '{edit.kind}' failed: {' '.join(str(error).split())[:300]}",
+            "it does not fit this model, which was left as it was",
+            "prescribe anew with gradmend.fix",
+        ) from error
     except BaseException:
         bench.undo()
         raise
     return bench
+
+
+def _inside(module: nn.Module) -> nn.Module:
+    """What a :class:`Standardised` or ``torch.compile`` wraps; any other module itself."""
+    while True:
+        wrapped = module._modules.get("_orig_mod")
+        if isinstance(module, Standardised):
+            module = module.inner
+        elif wrapped is not None:
+            module = wrapped
+        else:
+            return module
+
+
+def _find(model: nn.Module, path: str) -> nn.Module | None:
+    """A registered module by its path, which does not count ``Standardised`` on the way."""
+    for name in path.split(".") if path else ():
+        found = _inside(model)._modules.get(name)
+        if found is None:
+            return None
+        model = found
+    return model
 
 
 # -- the kinds of edit
@@ -171,7 +225,7 @@ def initialise(bench: Bench, edit: Edit) -> None:
         bench.write(weight, drawn.to(weight.device, weight.dtype))
         if bias_name is not None:
             bias = bench.parameter(str(bias_name))
-            values = torch.randn(bias.shape, generator=generator) * float(_number(bias_std))
+            values = _draw(tuple(bias.shape), generator) * float(_number(bias_std))
             values = values - float(_number(centre)) * drawn.reshape(drawn.shape[0], -1).sum(dim=1)
             bench.write(bias, values.to(bias.device, bias.dtype))
 
@@ -189,15 +243,20 @@ def draw_weight(
     """
     out, fan_in = shape[0], math.prod(shape[1:])
     if scheme == "normal":
-        return torch.randn(shape, generator=generator) * (gain / math.sqrt(fan_in))
+        return _draw(shape, generator) * (gain / math.sqrt(fan_in))
     if scheme != "orthogonal":
         raise CannotApply(f"there is no initialisation '{scheme}'", "", "orthogonal or normal")
-    tall = torch.randn(max(out, fan_in), min(out, fan_in), generator=generator)
+    tall = _draw((max(out, fan_in), min(out, fan_in)), generator)
     q, r = torch.linalg.qr(tall)
     q = q * torch.sign(torch.diagonal(r))  # makes the distribution uniform (Mezzadri 2007)
     q = q if out >= fan_in else q.T
     # Columns are unit where out > in: scale up so that every output keeps its variance.
     return (q * (gain * math.sqrt(max(1.0, out / fan_in)))).reshape(shape).contiguous()
+
+
+def _draw(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Standard normal numbers; the same bits whatever default type or device the user has set."""
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
 
 
 def replace_module(bench: Bench, edit: Edit) -> None:
@@ -217,21 +276,26 @@ def wrap_residual(bench: Bench, edit: Edit) -> None:
     alphas = []
     for path, rest in zip(edit.targets, _rows(edit, "parts"), strict=True):
         paths = [path, *(str(part) for part in rest)]
-        block = ReZero(*(bench.module(part) for part in paths))
+        block = ReZero(*(_inside(bench.module(part)) for part in paths))
         for part in paths[1:]:
             bench.put(part, nn.Identity())
         bench.put(path, block)
+        block.f.training = block.training
         alphas.append(block.alpha)
     bench.register(alphas)
 
 
 def standardise_input(bench: Bench, edit: Edit) -> None:
     """Let the target module read (x - mean) / std; ``mean`` and ``std`` per feature or for all."""
+    if not _list(edit, "mean") or not _list(edit, "std"):
+        raise CannotApply("the edit 'standardise_input' has an empty 'mean' or 'std'")
     for path in edit.targets:
-        inner = bench.module(path)
+        inner = _inside(bench.module(path))
         like = next(inner.parameters(), next(bench.model.parameters()))
         mean, std = (
-            torch.tensor([float(_number(v)) for v in _list(edit, key)]).to(like.device, like.dtype)
+            torch.tensor(
+                [float(_number(v)) for v in _list(edit, key)], device=like.device, dtype=like.dtype
+            )
             for key in ("mean", "std")
         )
         bench.put(path, Standardised(inner, mean, std))
@@ -267,6 +331,11 @@ def rescale_by_data(bench: Bench, edit: Edit) -> None:
         rows = output.detach().movedim(channel, -1).reshape(-1, output.shape[channel])
         mean = rows.mean(dim=0)
         size = (rows - mean).square().mean().sqrt()
+        if not bool(torch.isfinite(size)):
+            raise CannotApply(
+                f"a layer of {list(output.shape)} outputs gives NaN or infinity on this batch",
+                "no scale can be measured there",
+            )
         scale = target / size if bool(size > 0) else torch.ones_like(size)
         weight, bias = module._parameters["weight"], module._parameters["bias"]
         assert weight is not None and bias is not None
@@ -276,9 +345,11 @@ def rescale_by_data(bench: Bench, edit: Edit) -> None:
         shape[channel] = -1
         return (output - mean.view(shape)) * scale
 
+    # The pass is a measurement: running statistics of a BatchNorm must not move with it.
+    buffers = [(buffer, buffer.detach().clone()) for buffer in bench.model.buffers()]
     try:
         for path in edit.targets:
-            layer = bench.module(path)
+            layer = _inside(bench.module(path))
             if layer._parameters.get("bias") is None:
                 raise CannotApply(f"'{path}' has no bias", "its units cannot be centred")
             handles.append(layer.register_forward_hook(correct))
@@ -287,6 +358,9 @@ def rescale_by_data(bench: Bench, edit: Edit) -> None:
     finally:
         for handle in handles:
             handle.remove()
+        with torch.no_grad():
+            for buffer, saved in buffers:
+                buffer.copy_(saved)
 
 
 def scale_learning_rate(bench: Bench, edit: Edit) -> None:
@@ -298,6 +372,8 @@ def scale_learning_rate(bench: Bench, edit: Edit) -> None:
             "pass optimizer= to gradmend.apply",
         )
     factor = float(_number(edit.args.get("factor", 1.0)))
+    if factor <= 0:
+        raise CannotApply(f"a factor of {factor:g} leaves no learning rate to train with")
     for group in bench.optimizer.param_groups:
         saved = group["lr"]
         group["lr"] = saved * factor
@@ -314,7 +390,7 @@ def centre_sigmoids(bench: Bench, edit: Edit) -> None:
     ``feeds`` names the layer in front of each and ``readers`` those behind it; export folds them.
     """
     for path in edit.targets:
-        if type(bench.module(path)) is not nn.Sigmoid:
+        if type(_inside(bench.module(path))) is not nn.Sigmoid:
             raise CannotApply(
                 f"'{path}' is a {type(bench.module(path)).__name__}, not an nn.Sigmoid",
                 "only the sigmoid has these coordinates",
@@ -362,24 +438,26 @@ def export_plain(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
 @torch.no_grad()
 def _fold_sigmoid(model: nn.Module, path: str, feed: str, readers: list[str]) -> None:
     """2 sigma(2 x) - 1 as a plain sigmoid: W, b -> 2 W, 2 b before it; 2 W, b - W 1 behind."""
-    before = model.get_submodule(feed)
-    for parameter in before._parameters.values():
+    # A standardised input scales what a layer reads, not what it computes: fold into the layer.
+    before, *layers = (_find(model, name) for name in (feed, *readers))
+    for name, layer in zip((feed, *readers), (before, *layers), strict=True):
+        inner = _inside(layer) if layer is not None else None
+        wrapped = isinstance(layer, Standardised) and name in readers
+        if not isinstance(inner, nn.Linear) or inner.bias is None or wrapped:
+            raise CannotApply(f"'{name}' was wrapped by another edit and cannot be folded into")
+    for parameter in _inside(before)._parameters.values():  # type: ignore[arg-type]
         if parameter is not None:
             parameter.mul_(2.0)
-    for reader in readers:
-        layer = model.get_submodule(reader)
-        if isinstance(layer, Standardised | ReZero):
-            raise CannotApply(f"'{reader}' was wrapped by another edit and cannot be folded into")
-        weight, bias = layer._parameters["weight"], layer._parameters["bias"]
-        assert weight is not None and bias is not None
-        bias.sub_(weight.sum(dim=1))
-        weight.mul_(2.0)
+    for layer in layers:
+        assert isinstance(layer, nn.Linear)
+        layer.bias.sub_(layer.weight.sum(dim=1))
+        layer.weight.mul_(2.0)
     _set(model, path, nn.Sigmoid())
 
 
 @torch.no_grad()
 def _fold_standardised(model: nn.Module, path: str) -> nn.Module:
-    layer = model.get_submodule(path)
+    layer = _find(model, path)
     assert isinstance(layer, Standardised)
     inner = layer.inner
     if not isinstance(inner, nn.Linear) or inner.bias is None:
@@ -392,9 +470,11 @@ def _fold_standardised(model: nn.Module, path: str) -> nn.Module:
 def _set(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
     if not path:
         return module
-    parent, _, name = path.rpartition(".")
-    module.train(model.get_submodule(path).training)
-    model.get_submodule(parent)._modules[name] = module
+    parent_path, _, name = path.rpartition(".")
+    old, parent = _find(model, path), _find(model, parent_path)
+    assert old is not None and parent is not None
+    module.training = old.training
+    _inside(parent)._modules[name] = module
     return model
 
 

@@ -14,7 +14,9 @@ class GradmendError(Exception):
 
     def __init__(self, found: str, why: str = "", todo: str = "") -> None:
         self.found, self.why, self.todo = found, why, todo
-        super().__init__(". ".join(part.rstrip(".") for part in (found, why, todo) if part) + ".")
+        # What was found may begin with a name of the user's, which keeps its case.
+        parts = [found, *(part[0].upper() + part[1:] for part in (why, todo) if part)]
+        super().__init__(". ".join(part.rstrip(".") for part in parts) + ".")
 
 
 class BadInput(GradmendError, ValueError):

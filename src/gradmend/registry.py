@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
-from gradmend.errors import UnknownName
+from gradmend.errors import BadInput, UnknownName
 from gradmend.records.finding import CannotJudge, Finding
 from gradmend.records.prescription import Change, Prescription, Refusal
 from gradmend.records.trace import Trace
@@ -152,7 +152,7 @@ def rule(
             raise ValueError(f"rule code {code} is of no known family: {', '.join(FAMILIES)}")
         summary, sections = read_page(function, RULE_SECTIONS)
         for f in fields(limits):
-            if not {"unit", "source"} <= f.metadata.keys():
+            if not (f.metadata.get("unit") and f.metadata.get("source")):
                 raise ValueError(f"limit {f.name} of {code} needs a unit and a source: limit(...)")
         return Rule(
             code=code,
@@ -265,7 +265,17 @@ def _discover(package: str, kind: type) -> list[Any]:
         importlib.import_module(f"{package}.{info.name}")
         for info in pkgutil.iter_modules(root.__path__)
     ]
-    plugins = [entry.load() for entry in importlib.metadata.entry_points(group=package)]
+    plugins = []
+    for entry in importlib.metadata.entry_points(group=package):
+        try:
+            plugins.append(entry.load())
+        except Exception as error:  # somebody else's code: say whose it is
+            raise BadInput(
+                f"the plug-in '{entry.name}' ({entry.value}) cannot be loaded:"
+                f" {type(error).__name__}: {error}",
+                "its rules or remedies would be missing without a word",
+                "update it or uninstall it",
+            ) from error
     for holder in (*modules, *plugins):
         values = [holder] if isinstance(holder, kind) else vars(holder).values()
         found.update({id(v): v for v in values if isinstance(v, kind)})

@@ -186,9 +186,7 @@ def shared_module() -> Case:
         h = s.block(x)
         return s.head(s.block(h) + s.block(h * 0.5))
 
-    return Case(
-        Written(run, block=mlp_part(), head=nn.Linear(6, 3)), xy(), F.cross_entropy
-    )
+    return Case(Written(run, block=mlp_part(), head=nn.Linear(6, 3)), xy(), F.cross_entropy)
 
 
 @case
@@ -338,9 +336,7 @@ class Swish(torch.autograd.Function):
 
 @case
 def custom_function() -> Case:
-    model = Written(
-        lambda s, x: s.b(Swish.apply(s.a(x))), a=nn.Linear(6, 6), b=nn.Linear(6, 3)
-    )
+    model = Written(lambda s, x: s.b(Swish.apply(s.a(x))), a=nn.Linear(6, 6), b=nn.Linear(6, 3))
     return Case(model, xy(), F.cross_entropy)
 
 

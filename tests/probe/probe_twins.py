@@ -180,7 +180,13 @@ def plain(
 
 
 def look_at(
-    model: nn.Module, batch: Any, loss_fn: Any = None, *, forward: Any = None, seed: int = 7, **kw: Any
+    model: nn.Module,
+    batch: Any,
+    loss_fn: Any = None,
+    *,
+    forward: Any = None,
+    seed: int = 7,
+    **kw: Any,
 ) -> Trace:
     """``look`` from the same random state as the twin."""
     torch.manual_seed(seed)

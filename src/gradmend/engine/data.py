@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradmend.engine.state import randomness, set_randomness
 from gradmend.errors import BadInput
 from gradmend.probe.batch import Batch, batch_size, map_tensors
 
@@ -31,12 +32,14 @@ class TrialData:
 
     def order(self, seed: int) -> Callable[[int], Batch]:
         """Step -> batch; passes over the data in an order drawn anew each time, from ``seed``."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         drawn: list[int] = []
 
         def batch(step: int) -> Batch:
             while len(drawn) <= step:
-                drawn.extend(torch.randperm(len(self.train), generator=generator).tolist())
+                drawn.extend(
+                    torch.randperm(len(self.train), generator=generator, device="cpu").tolist()
+                )
             return self.train[drawn[step]]
 
         return batch
@@ -74,7 +77,12 @@ def _buffer(batches: Batches, name: str) -> list[Batch]:
             "a trial trains on several batches",
             "pass a DataLoader, a list of (x, y), or a function that returns one",
         )
-    found = list(islice(source, MOST_BATCHES))
+    # A DataLoader draws its order from the process's generators: they stay as they were.
+    noise = randomness()
+    try:
+        found = list(islice(source, MOST_BATCHES))
+    finally:
+        set_randomness(noise)
     if not found:
         raise BadInput(
             f"{name} holds no batch",

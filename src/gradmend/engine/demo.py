@@ -14,8 +14,8 @@ import torch.nn.functional as F  # noqa: N812  the name everybody uses
 from torch import Tensor, nn
 
 from gradmend.engine.files import write_prescription
-from gradmend.engine.prescribe import prescribe
-from gradmend.engine.session import Fix, apply, check, fix, with_optimizer
+from gradmend.engine.prescribe import forbidden_changes, prescribe
+from gradmend.engine.session import Fix, apply, check, deadline_of, fix, with_optimizer
 from gradmend.errors import BadInput
 from gradmend.probe.source import remember_construction
 from gradmend.records.prescription import Prescription
@@ -29,7 +29,10 @@ LEARNING_RATE = 1e-3
 MOST_STEPS = 600
 """Steps of the two full trainings, the original's and the repaired one's."""
 FULL_TRAINING_SECONDS = 20.0
-"""Each full training is cut to about this long; both have the same number of steps."""
+"""Each full training is cut to about this long (three times that in deep networks); both have
+the same number of steps."""
+DEEP = 300
+"""Layers from which on steps are so slow that trial and trainings get more time."""
 SWEEP = (2, 5, 10, 20, 50, 100)
 
 Tell = Callable[[str, float | None], None]
@@ -45,7 +48,8 @@ class Setting:
     activation: str = "sigmoid"
     keep: tuple[str, ...] = ("activations",)
     seed: int = 0
-    budget: str = "100 s"
+    budget: str | None = None
+    """Of the trial; 100 s where not given, 240 s in deep networks."""
     folder: Path = Path("gradmend-demo")
 
     def __post_init__(self) -> None:
@@ -61,6 +65,24 @@ class Setting:
                 "",
                 "both must be at least 1",
             )
+        forbidden_changes(self.keep)
+        deadline_of(self.budget or "1 s")
+
+    def make_folder(self) -> None:
+        """Make the folder that everything is written to, before any work is done.
+
+        Raises:
+            BadInput: If it cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "report.html").touch()
+        except OSError as error:
+            raise BadInput(
+                f"{self.folder} cannot be written ({error.strerror})",
+                "the report and the repaired weights go there",
+                "choose another folder with --out",
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +146,7 @@ def run_demo(
         sweep: Also train and repair at several depths.
     """
     began = time.perf_counter()
+    setting.make_folder()
     tell("loading 5,000 handwritten digits", None)
     data = load_digits()
     batches = data.batches(BATCH, setting.seed)
@@ -138,7 +161,7 @@ def run_demo(
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     fixed = fix(
         model, batches, F.cross_entropy, optimizer=optimizer, val=[data.val], keep=setting.keep,
-        budget=setting.budget, seed=setting.seed, tell=tell,
+        budget=setting.budget or ("240 s" if setting.depth >= DEEP else "100 s"), seed=setting.seed, tell=tell,
     )  # fmt: skip
     show("fixed", fixed.report)
     demo = Demo(setting=setting, before=before, report=fixed.report, fixed=fixed, after=before)
@@ -156,38 +179,27 @@ def run_demo(
 
 def _write_files(demo: Demo, plain: nn.Module, render: Callable[[Report], str]) -> None:
     """Everything a person takes home: report, prescription, lines of Python, weights."""
-    folder = demo.setting.folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        demo.files = {
-            name: folder / file
-            for name, file in {
-                "report": "report.html",
-                "prescription": "prescription.json",
-                "python": "repaired.py",
-                "model": "model.pt",
-            }.items()
-        }
-        lines = lines_of_python(demo)
-        demo.report = replace(
-            demo.report,
-            facts={
-                "accuracy_before": demo.before.accuracy,
-                "accuracy_after": demo.after.accuracy,
-                "steps": float(demo.after.steps),
-                "lines_of_python": lines,
-            },
-        )
-        demo.files["report"].write_text(render(demo.report), encoding="utf-8")
-        write_prescription(demo.fixed.prescription, demo.files["prescription"])
-        demo.files["python"].write_text(lines, encoding="utf-8")
-        torch.save(plain.state_dict(), demo.files["model"])
-    except OSError as error:
-        raise BadInput(
-            f"{folder} cannot be written ({error.strerror})",
-            "the report and the repaired weights go there",
-            "choose another folder with --out",
-        ) from None
+    names = {
+        "report": "report.html",
+        "prescription": "prescription.json",
+        "python": "repaired.py",
+        "model": "model.pt",
+    }
+    demo.files = {name: demo.setting.folder / file for name, file in names.items()}
+    lines = lines_of_python(demo)
+    demo.report = replace(
+        demo.report,
+        facts={
+            "accuracy_before": demo.before.accuracy,
+            "accuracy_after": demo.after.accuracy,
+            "steps": float(demo.after.steps),
+            "lines_of_python": lines,
+        },
+    )
+    demo.files["report"].write_text(render(demo.report), encoding="utf-8")
+    write_prescription(demo.fixed.prescription, demo.files["prescription"])
+    demo.files["python"].write_text(lines, encoding="utf-8")
+    torch.save(plain.state_dict(), demo.files["model"])
 
 
 def lines_of_python(demo: Demo) -> str:
@@ -207,7 +219,7 @@ model = plain_network({setting.depth}, {setting.width}, {setting.activation!r}, 
 optimizer = torch.optim.Adam(model.parameters(), lr={LEARNING_RATE})
 
 repaired = gradmend.apply(
-    {str(demo.files["prescription"].resolve().name)!r}, model,
+    {demo.files["prescription"].name!r}, model,
     optimizer=optimizer, batches=batches, loss_fn=F.cross_entropy,
 )
 
@@ -280,7 +292,8 @@ def _steps(setting: Setting, batches: list[tuple[Tensor, Tensor]]) -> int:
         _step(model, optimizer, batch)
         times.append(time.perf_counter() - began)
     pace = min(times)  # the fastest: the first steps, and busy machines, are slower
-    return max(20, min(MOST_STEPS, int(FULL_TRAINING_SECONDS / pace)))
+    seconds = FULL_TRAINING_SECONDS * (3 if setting.depth >= DEEP else 1)
+    return max(20, min(MOST_STEPS, int(seconds / pace)))
 
 
 def _step(

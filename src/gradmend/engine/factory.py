@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from gradmend.errors import BadInput
+from gradmend.errors import BadInput, GradmendError
 from gradmend.probe.batch import Batch, LossFn
 from gradmend.probe.source import remember_construction
 
@@ -44,19 +44,24 @@ def load_specimen(target: str) -> tuple[nn.Module, Batch, LossFn]:
             raise BadInput(
                 f"there is no module '{error.name}'", "", f"run where it can be imported; {_FORM}"
             ) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script that reads its own command line
             raise _broken(f"importing {module_name}", error) from error
         factory = getattr(module, factory_name, None)
         if not callable(factory):
             raise BadInput(f"{module_name} has no function '{factory_name}'", "", _FORM)
         try:
             made = factory()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _broken(f"{target}()", error) from error
-    return _unpack(target, made)
+        try:
+            return _unpack(target, made)
+        except GradmendError:
+            raise
+        except Exception as error:  # a loader or generator of the user's own
+            raise _broken(f"taking a batch from {target}", error) from error
 
 
-def _broken(what: str, error: Exception) -> BadInput:
+def _broken(what: str, error: BaseException) -> BadInput:
     return BadInput(
         f"{what} raised {type(error).__name__}: {error}",
         "there is no model to look at",

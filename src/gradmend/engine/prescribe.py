@@ -21,9 +21,7 @@ class Candidates:
     refusals: tuple[Refusal, ...]
 
 
-def prescribe(
-    findings: tuple[Finding, ...], trace: Trace, keep: Iterable[str] = ()
-) -> Candidates:
+def prescribe(findings: tuple[Finding, ...], trace: Trace, keep: Iterable[str] = ()) -> Candidates:
     """Ask every remedy that treats a finding.
 
     Args:
@@ -34,6 +32,7 @@ def prescribe(
     Raises:
         UnknownName: If ``keep`` holds a word that nobody knows.
     """
+    keep = tuple(keep)  # read twice: an iterator would be used up when the reason is told
     forbidden = forbidden_changes(keep)
     serious = tuple(f for f in findings if f.severity is not Severity.NOTE)
     alone: dict[str, list[Prescription]] = {}

@@ -21,7 +21,7 @@ from gradmend.engine.prescribe import forbidden_changes, prescribe
 from gradmend.engine.shadow_training import train_shadow
 from gradmend.engine.trial import RUNGS, Deadline, Tell, Trial
 from gradmend.errors import BadInput
-from gradmend.probe.batch import Batch, Feeder, Forward, LossFn
+from gradmend.probe.batch import Batch, Feeder, Forward, LossFn, map_tensors
 from gradmend.probe.look import look
 from gradmend.records.codec import to_plain
 from gradmend.records.finding import Severity
@@ -167,7 +167,9 @@ def fix(
     """
     keep = (keep,) if isinstance(keep, str) else tuple(keep)
     forbidden_changes(keep)
-    deadline = _deadline(budget)
+    deadline = deadline_of(budget)
+    if steps is not None and steps < 1:
+        raise BadInput(f"steps={steps} is no training", "", "pass at least 1, or leave it out")
     _check_optimizer(model, optimizer)
     feeder = Feeder(loss_fn=loss_fn, forward=forward)
     data = trial_data(batches, val)
@@ -219,8 +221,12 @@ def fix(
     refusals = (*candidates.refusals, *trial.refusals)
     if winner is None or trial.bench is None:
         return unchanged(verdict.reason, verdict, refusals=refusals)
-    after = look(trial.bench.model, data.train[0], feeder)
-    fresh = _look_untrained(trial, winner, feeder, data)
+    try:
+        after = look(trial.bench.model, data.train[0], feeder)
+        fresh = _look_untrained(trial, winner, feeder, data)
+    except BaseException:  # also Ctrl-C: nobody holds the Fix yet that would say what changed
+        trial.take_back()
+        raise
     verdict = replace(verdict, checked=check_predictions(winner.predictions, fresh))
     return Fix(
         model=trial.bench.model,
@@ -273,7 +279,8 @@ def apply(
         first = _first(batches)
 
         def run_batch(edited: nn.Module) -> Any:
-            return feeder.loss(edited, first)
+            # A copy: the model may write into its input, and this batch is the user's own.
+            return feeder.loss(edited, map_tensors(first, lambda t: t.detach().clone()))
 
     state = torch.get_rng_state()
     try:
@@ -340,10 +347,15 @@ def _affordable_steps(trial: Trial, candidates: int) -> int:
         return min(DEFAULT_STEPS, int(trial.deadline.steps / trainings))
     pace = trial.pace()
     left = (trial.deadline.seconds or 0.0) - trial.deadline.elapsed
-    return min(DEFAULT_STEPS, int(0.9 * left / (trainings * pace)))
+    return max(0, min(DEFAULT_STEPS, int(0.9 * left / (trainings * pace))))
 
 
-def _deadline(budget: str) -> Deadline:
+def deadline_of(budget: str) -> Deadline:
+    """Read a budget: ``"120 s"``, ``"2 min"`` or ``"500 steps"``.
+
+    Raises:
+        BadInput: If it is neither.
+    """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|seconds|min|minutes|steps?)\s*", str(budget))
     if match is None:
         raise BadInput(

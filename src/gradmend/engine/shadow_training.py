@@ -36,4 +36,6 @@ def train_shadow(
             fed = map_tensors(batch, lambda tensor: tensor.detach().clone())
             check_loss(feeder.loss(model, fed)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    return {key: tensor.detach().requires_grad_(tensor.requires_grad) for key, tensor in shadow.items()}
+    return {
+        key: tensor.detach().requires_grad_(tensor.requires_grad) for key, tensor in shadow.items()
+    }

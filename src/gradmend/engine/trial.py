@@ -22,7 +22,13 @@ from torch import nn
 
 from gradmend.edits import Bench, apply_edits
 from gradmend.engine.data import TrialData
-from gradmend.engine.state import Progress, Snapshot
+from gradmend.engine.state import (
+    Progress,
+    Snapshot,
+    randomness,
+    seed_randomness,
+    set_randomness,
+)
 from gradmend.errors import CannotApply
 from gradmend.probe.batch import Feeder, check_loss, map_tensors
 from gradmend.records.prescription import Prescription, Refusal
@@ -127,7 +133,7 @@ class Trial:
         Returns:
             The winning prescription, and the verdict.
         """
-        self._snapshot = Snapshot.take(self.model, self.optimizer)
+        self._snapshot = Snapshot.take(self.model, self.optimizer, self._others())
         try:
             winner, verdict = self._decide(candidates)
             if winner is None:
@@ -135,14 +141,23 @@ class Trial:
                 return None, verdict
             self._open(winner)
             assert winner.progress is not None and self.bench is not None
-            winner.progress.resume(self.bench.model, self.optimizer)
+            winner.progress.resume(self.bench.model, self.optimizer, self._others())
             self._snapshot.restore_randomness()
             return winner.prescription, verdict
         except BaseException:
-            if self.bench is not None:
-                self.bench.undo()
-            self._snapshot.put_back()
+            self.take_back()
             raise
+
+    def take_back(self) -> None:
+        """Undo whatever :meth:`run` did: the model is bit for bit as it was before."""
+        if self.bench is not None:
+            self.bench.undo()
+        if self._snapshot is not None:
+            self._snapshot.put_back()
+
+    def _others(self) -> list[nn.Module]:
+        """Modules that the loss holds: training moves their buffers and parameters, too."""
+        return [module for module in self.feeder.owners(self.model) if module is not self.model]
 
     @contextmanager
     def untrained(self, prescription: Prescription) -> Iterator[nn.Module]:
@@ -151,7 +166,8 @@ class Trial:
         Only after :meth:`run` kept the prescription; the trained model is put back afterwards.
         """
         assert self._snapshot is not None and self.bench is not None
-        kept, trained = self.bench, Progress.take(self.bench.model, self.optimizer)
+        kept = self.bench
+        trained = Progress.take(kept.model, self.optimizer, self._others())
         kept.undo()
         self._snapshot.restore()
         runner = _Runner(prescription=prescription, seed=self.seed)
@@ -162,12 +178,12 @@ class Trial:
             self.bench.undo()
             self._snapshot.restore()
             self._open(runner)
-            trained.resume(self.bench.model, self.optimizer)
+            trained.resume(self.bench.model, self.optimizer, self._others())
             self._snapshot.restore_randomness()
 
     def pace(self, steps: int = 4) -> float:
         """Seconds of one step of the original, the fastest of a few; the model is put back."""
-        self._snapshot = Snapshot.take(self.model, self.optimizer)
+        self._snapshot = Snapshot.take(self.model, self.optimizer, self._others())
         times = []
         try:
             batch_at = self.data.order(self.seed)
@@ -203,13 +219,21 @@ class Trial:
         best = min(finalists, key=lambda arm: arm.score, default=None)
         if best is None or not self._beats(best.score, original.score):
             return None, self._verdict(False, self._nothing(original, arms), original, others)
-        gap = _gain(original.score, best.score)
-        enough = [a for a in finalists if _gain(original.score, a.score) >= CLOSES * gap]
+        # An original that diverged has no loss to measure a gap from; what it began with has.
+        # Without that every finite arm would close "all" of an infinite gap, however bad.
+        start = original.score
+        if not math.isfinite(start):
+            began = original.losses[0][1] if original.losses else math.nan
+            worst = max(arm.score for arm in finalists)
+            start = max(began, worst) if math.isfinite(began) else worst
+        gap = _gain(start, best.score)
+        enough = [a for a in finalists if _gain(start, a.score) >= CLOSES * gap]
         enough.sort(key=lambda arm: arm.prescription.size if arm.prescription else (0, 0, 0))
         for arm in enough:
             originals, repeats = self._confirm(original, arm)
             if all(self._beats(b.score, a.score) for a, b in zip(originals, repeats, strict=True)):
-                return arm, self._proven(arm, originals, repeats, others, gap)
+                closed = _gain(start, arm.score) / gap if gap else 1.0
+                return arm, self._proven(arm, originals, repeats, others, closed)
             self.tell(f"{arm.name} does not hold over seeds", 0.9)
         reason = "the best candidate did not beat the original with every seed; nothing was changed"
         return None, self._verdict(False, reason, original, others)
@@ -226,7 +250,8 @@ class Trial:
         if base is None or not math.isfinite(base):
             base = max(arm.score for arm in ran)
         gap = _gain(base, best)
-        kept = [arm for arm in ran if _gain(base, arm.score) >= SURVIVES * gap]
+        # Where no arm gains anything yet, half of the best's loss would cut the best itself.
+        kept = [arm for arm in ran if gap <= 0 or _gain(base, arm.score) >= SURVIVES * gap]
         most = max(FINALISTS, math.ceil(len(ran) / 2)) if share < RUNGS[1] else FINALISTS
         ranked = sorted(kept, key=lambda arm: arm.score)[:most]
         for arm in ran:
@@ -234,9 +259,7 @@ class Trial:
                 arm.progress = None
         return ranked
 
-    def _confirm(
-        self, original: _Runner, arm: _Runner
-    ) -> tuple[list[_Runner], list[_Runner]]:
+    def _confirm(self, original: _Runner, arm: _Runner) -> tuple[list[_Runner], list[_Runner]]:
         """Train original and winner again with other seeds, as far as the budget allows."""
         originals, repeats = [original], [arm]
         for number in range(1, self.seeds):
@@ -249,7 +272,10 @@ class Trial:
             self._train(again, self.steps, text + " (original)")
             self._train(twin, self.steps, text)
             twin.progress = None
-            if again.steps == self.steps and (twin.steps == self.steps or twin.diverged):
+            # An original that diverges again stops early, and is an answer all the same; so is
+            # a candidate that fails with another seed.
+            judged = again.steps == self.steps or again.diverged
+            if judged and (twin.steps == self.steps or twin.diverged or twin.error):
                 originals.append(again)
                 repeats.append(twin)
         return originals, repeats
@@ -265,14 +291,15 @@ class Trial:
         except CannotApply as refusal:
             arm.error = str(refusal)
             self.refusals.append(Refusal(remedy=arm.name, finding="", reason=str(refusal)))
+            self._snapshot.restore()  # an edit may have run the model before it failed
             return
         assert self.bench is not None
         model = self.bench.model
         try:
             if arm.progress is not None:
-                arm.progress.resume(model, self.optimizer)
+                arm.progress.resume(model, self.optimizer, self._others())
             else:
-                torch.manual_seed(arm.seed)
+                seed_randomness(arm.seed)
             batch_at = self.data.order(arm.seed)
             while arm.steps < goal:
                 if arm.steps % 8 == 0:
@@ -291,13 +318,17 @@ class Trial:
             if arm.diverged:
                 arm.unseen = None
             elif arm.prescription is not None:
-                arm.progress = Progress.take(model, self.optimizer)
+                arm.progress = Progress.take(model, self.optimizer, self._others())
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except Exception as error:  # whatever the user's model or loss says about the edited one
             if arm.prescription is None:
                 raise
-            arm.error, arm.diverged = " ".join(str(error).split())[:300], True
+            text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            arm.error, arm.diverged, arm.unseen = text, True, None
+            self.refusals.append(
+                Refusal(remedy=arm.name, finding="", reason=f"the edited model raised {text}")
+            )
         finally:
             arm.seconds += time.perf_counter() - began
             self.bench.undo()
@@ -305,11 +336,11 @@ class Trial:
 
     def _open(self, arm: _Runner) -> None:
         """Apply an arm's edits to the model as it was."""
-        torch.manual_seed(arm.seed)
+        seed_randomness(arm.seed)
         bench = Bench(
             model=self.model,
             optimizer=self.optimizer,
-            run_batch=lambda model: self.feeder.loss(model, self.data.train[0]),
+            run_batch=lambda model: self.feeder.loss(model, _copied(self.data.train[0])),
             seed=arm.seed,
         )
         self.bench = bench
@@ -318,7 +349,7 @@ class Trial:
 
     def _step(self, model: nn.Module, batch: Any) -> float:
         """One optimizer step; LBFGS and its kin get a closure."""
-        fed = map_tensors(batch, lambda tensor: tensor.detach().clone())
+        fed = _copied(batch)
         value = math.nan
 
         def closure() -> torch.Tensor:
@@ -341,11 +372,17 @@ class Trial:
     def _judge(self, model: nn.Module) -> float:
         """Mean loss over the unseen batches, in eval mode."""
         flags = [(module, module.training) for module in model.modules()]
+        # Judging more often must not change the noise of the training that goes on after it.
+        noise = randomness()
+        seed_randomness(self.seed)
         model.eval()
         try:
             with torch.no_grad():
-                losses = [float(self.feeder.loss(model, batch)) for batch in self.data.unseen]
+                losses = [
+                    float(self.feeder.loss(model, _copied(batch))) for batch in self.data.unseen
+                ]
         finally:
+            set_randomness(noise)
             for module, training in flags:
                 module.training = training
         return statistics.fmean(losses)
@@ -376,12 +413,11 @@ class Trial:
         originals: list[_Runner],
         repeats: list[_Runner],
         others: tuple[Arm, ...],
-        gap: float,
+        closed: float,
     ) -> Verdict:
         before = statistics.fmean(a.score for a in originals)
         after = statistics.fmean(a.score for a in repeats)
         seeds = f"{len(repeats)} seeds" if len(repeats) > 1 else "1 seed (the budget ended there)"
-        closed = _gain(originals[0].score, arm.score) / gap if math.isfinite(gap) else 1.0
         reason = (
             f"{arm.name}: unseen loss {before:.4g} -> {after:.4g} over {seeds} of {self.steps} steps;"
             f" the smallest change that closes 90 % of the gap"
@@ -406,6 +442,11 @@ class Trial:
             steps=self.deadline.taken,
             threads=torch.get_num_threads(),
         )
+
+
+def _copied(batch: Any) -> Any:
+    """A batch that a model may write into without spoiling it for the next arm."""
+    return map_tensors(batch, lambda tensor: tensor.detach().clone())
 
 
 def _gain(original: float, score: float) -> float:

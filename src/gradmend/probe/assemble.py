@@ -231,7 +231,11 @@ class Assembler:
     def _notes(self, graph: Graph, loss: float) -> tuple[str, ...]:
         notes = []
         opaque = sorted(
-            {n.name() for n in graph.nodes.values() if "Rnn" in n.name() or "CopySlices" in n.name()}
+            {
+                n.name()
+                for n in graph.nodes.values()
+                if "Rnn" in n.name() or "CopySlices" in n.name()
+            }
         )
         if opaque:
             notes.append(f"booked as one entry, opaque inside: {', '.join(opaque)}")

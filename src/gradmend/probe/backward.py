@@ -138,7 +138,9 @@ def _run_piece(
         edges = graph.edges[key]
         twigs = graph.twigs.get(key, ()) if parameters is not None else ()
 
-        def hook(grad_inputs: tuple[Tensor | None, ...], grad_outputs: tuple[Tensor | None, ...]) -> None:
+        def hook(
+            grad_inputs: tuple[Tensor | None, ...], grad_outputs: tuple[Tensor | None, ...]
+        ) -> None:
             for number, grad in enumerate(grad_outputs):
                 if grad is not None:
                     note(book.totals, (key, number), grad)
@@ -250,7 +252,8 @@ def norm(grad: Tensor) -> Tensor:
         grad = grad.coalesce().values()
     values = torch.view_as_real(grad) if grad.is_complex() else grad
     wide = torch.float64 if values.device.type == "cpu" else torch.float32
-    return torch.linalg.vector_norm(values.detach(), dtype=wide)
+    result: Tensor = torch.linalg.vector_norm(values.detach(), dtype=wide)
+    return result
 
 
 def _norm_of(grads: Iterable[Tensor]) -> float:
@@ -278,9 +281,7 @@ def log10(value: float) -> float:
     return NEVER if value == 0 else math.nan
 
 
-def plain_norm(
-    graph: Graph, cotangents: dict[Edge, Tensor], ends: list[Edge]
-) -> float | None:
+def plain_norm(graph: Graph, cotangents: dict[Edge, Tensor], ends: list[Edge]) -> float | None:
     """log10 |gradient at ``ends``| from one backward pass without hooks or rescaling.
 
     Returns:

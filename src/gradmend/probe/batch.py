@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gradmend.errors import BadInput
 from gradmend.probe.capture import tensors_in
@@ -101,11 +102,10 @@ def _held(value: Any) -> Iterator[nn.Module]:
             names = item.__code__.co_names
             held = (item.__globals__[name] for name in names if name in item.__globals__)
             todo.extend(v for v in held if isinstance(v, nn.Module | types.FunctionType))
-        elif hasattr(type(item), "__call__") and hasattr(item, "__dict__"):  # noqa: B004
+        elif hasattr(item, "__dict__") and not isinstance(item, type | types.ModuleType):
             # an object with modules in its attributes: a callable loss, a trainer whose
             # method is the forward function
-            if not isinstance(item, type | types.ModuleType):
-                todo.extend(v for v in vars(item).values() if isinstance(v, nn.Module))
+            todo.extend(v for v in vars(item).values() if isinstance(v, nn.Module))
 
 
 def _is_pair(batch: Batch) -> bool:
@@ -129,12 +129,12 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map_tensors(item, change) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        rebuilt = copy(value)
+        twin: Any = copy(value)
         for field in fields(value):
             # object's: a frozen dataclass refuses, and this copy is ours
             changed = map_tensors(getattr(value, field.name), change)
-            object.__setattr__(rebuilt, field.name, changed)
-        return rebuilt
+            object.__setattr__(twin, field.name, changed)
+        return twin
     return value
 
 
@@ -163,6 +163,12 @@ def check_loss(loss: Any) -> Tensor:
             f"the loss has shape {list(loss.shape)}, not one number",
             "a gradient needs a single number to descend on",
             "average it, for example reduction='mean'",
+        )
+    if loss.is_complex():
+        raise BadInput(
+            "the loss is a complex number",
+            "complex numbers have no order, so nothing can be made smaller",
+            "make it real, for example loss.abs() or loss.real",
         )
     if not loss.requires_grad or loss.grad_fn is None:
         raise BadInput(
@@ -194,10 +200,11 @@ def check_fit(model: nn.Module, batch: Batch) -> None:
             "its operations run outside of Python, where no module or call can be told apart",
             "pass the nn.Module that it was scripted or traced from",
         )
-    lazy = [n for n, p in model.named_parameters() if isinstance(p, nn.UninitializedParameter)]
+    named = (*model.named_parameters(), *model.named_buffers())
+    lazy = [name for name, tensor in named if is_lazy(tensor)]
     if lazy:
         raise BadInput(
-            f"{lazy[0]} is a lazy parameter without a shape yet",
+            f"{lazy[0]} is a lazy tensor without a shape yet",
             "nothing can be measured before it has one",
             "run the model once on a batch first",
         )

@@ -182,7 +182,9 @@ class Bookkeeper:
         if outer is None:
             self._descend(edge, span, amount, total, incoming, flow)
             return
-        for norm, weight, leaves in zip((inside, outer), weights([inside, outer]), (False, True), strict=True):
+        for norm, weight, leaves in zip(
+            (inside, outer), weights([inside, outer]), (False, True), strict=True
+        ):
             if not weight:
                 continue
             part = amount * weight

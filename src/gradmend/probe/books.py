@@ -72,11 +72,16 @@ class Auditor:
             name: What the cotangents are: ``loss`` or ``random``.
             cotangents: Gradient handed in, by tensor.
         """
-        tally = backward.tally(self.graph, cotangents, self.chain_of, piece=self.piece)
-        given = {e: backward.log10(float(backward.norm(g))) for e, g in cotangents.items()}
-        keeper = Bookkeeper(
-            graph=self.graph, tally=tally, chain_of=self.chain_of, cotangents=given
+        # Parameters only once: asking for them makes autograd walk the whole graph every piece.
+        tally = backward.tally(
+            self.graph,
+            cotangents,
+            self.chain_of,
+            piece=self.piece,
+            want_parameters=name == "loss",
         )
+        given = {e: backward.log10(float(backward.norm(g))) for e, g in cotangents.items()}
+        keeper = Bookkeeper(graph=self.graph, tally=tally, chain_of=self.chain_of, cotangents=given)
         dtype = str(next(iter(cotangents.values())).dtype).removeprefix("torch.")
         blocked = self._blocked(tally)
         values = [*tally.totals.values(), *tally.passed.values()]
@@ -144,4 +149,3 @@ class Auditor:
                 subject = self.subjects[key]
                 return subject.module or subject.name
         return None
-

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import _get_sequence_nr  # type: ignore[attr-defined]
+from torch.nn.modules import module as torch_module
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -169,6 +170,8 @@ def _spans(capture: Capture, paths: dict[int, str], watched: dict[int, str]) -> 
     finally:
         for handle in handles:
             handle.remove()
+            # torch 2.13 forgets to remove this part of a global hook
+            getattr(torch_module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)
 
 
 class _Calls(TorchFunctionMode):
@@ -179,9 +182,7 @@ class _Calls(TorchFunctionMode):
         self.capture = capture
         self.channel_dim: dict[int, int] = {}
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types  # unused: the mode sees every type
         before = _get_sequence_nr()
         result = func(*args, **(kwargs or {}))

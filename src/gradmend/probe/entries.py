@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 from torch import nn
 
@@ -48,7 +49,7 @@ def book_entries(
         if top not in chain:
             continue
         chain = chain[chain.index(top) :]
-        for parent, child in zip(chain, chain[1:], strict=False):
+        for parent, child in pairwise(chain):
             if child not in inside:
                 inside[child] = []
                 inside[parent].append(("span", child))

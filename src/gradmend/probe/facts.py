@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,9 +133,7 @@ class Describer:
             channel_dim = -1
         rows = slope.movedim(channel_dim, -1).reshape(-1, slope.shape[channel_dim])
         name, parameter = _function(node, subject.kind)
-        steepest = (
-            activation(name, negative_slope=parameter).max_slope if name in KNOWN else None
-        )
+        steepest = activation(name, negative_slope=parameter).max_slope if name in KNOWN else None
         largest = float(rows.max())
         flat = FLAT * (steepest if steepest else largest)
         return ActivationFacts(

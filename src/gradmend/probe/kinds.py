@@ -56,7 +56,10 @@ _CALLS = {
 }
 
 _NODES: tuple[tuple[str, str], ...] = (
-    (r".*(BatchNorm|LayerNorm|GroupNorm|RmsNorm|InstanceNorm|LinalgVectorNorm|^Norm)", "normalisation"),
+    (
+        r".*(BatchNorm|LayerNorm|GroupNorm|RmsNorm|InstanceNorm|LinalgVectorNorm|^Norm)",
+        "normalisation",
+    ),
     (r".*(ScaledDotProduct|Softmax|FlashAttention|EfficientAttention)", "attention-softmax"),
     (r".*(Rnn|Lstm|Gru)", "recurrence"),
     (r".*Dropout", "dropout"),
@@ -73,7 +76,9 @@ _TRANSPARENT = re.compile(
 )
 
 LINEAR_MAPS = re.compile(r"^(Addmm|Mm|Bmm|Baddbmm|Linear|MkldnnLinear|Addbmm|Mv|Addmv|Einsum)$")
-CONVOLUTIONS = re.compile(r"^(Convolution|ConvolutionOverrideable|Mkldnn\w*Convolution|SlowConv\w+)$")
+CONVOLUTIONS = re.compile(
+    r"^(Convolution|ConvolutionOverrideable|Mkldnn\w*Convolution|SlowConv\w+)$"
+)
 
 
 def short(node_name: str) -> str:

@@ -89,6 +89,7 @@ def _as_bad_input(error: Exception, model: nn.Module) -> BadInput:
     )
 
 
+@torch.inference_mode(False)  # a caller in inference mode would leave us without a graph
 def _look_in(
     model: nn.Module,
     batch: Batch,

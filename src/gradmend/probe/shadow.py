@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
+import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from gradmend.probe.graph import postorder
 
 
+@torch.inference_mode(False)  # tensors made in inference mode cannot be differentiated
 def make_shadow(modules: list[nn.Module], dtype: torch.dtype | None) -> dict[int, Tensor]:
     """Copy every parameter and buffer, tied ones once.
 
@@ -110,7 +112,7 @@ class _Snapshot:
         seen: set[int] = set()
         todo: list[Any] = list(reversed(roots))
         while todo:
-            value = todo.pop()
+            value: Any = todo.pop()
             if not isinstance(value, _FOLLOWED) or id(value) in seen:
                 continue
             seen.add(id(value))
@@ -155,7 +157,7 @@ class _Snapshot:
             put(state)
 
 
-_FOLLOWED = (
+_FOLLOWED: tuple[type, ...] = (
     nn.Module, *_CONTAINERS, tuple, np.ndarray, torch.Generator, random.Random,
     np.random.RandomState, np.random.Generator,
 )  # fmt: skip
@@ -227,6 +229,9 @@ def _plain_execution() -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         if "torch._dynamo" in sys.modules:  # importing it takes longer than a look
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+            # It warns that our hooks fire for the compiled wrapper as well; they may.
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there")
         original = CheckpointFunction.__dict__.get("apply")
         CheckpointFunction.apply = staticmethod(_run_plainly)  # type: ignore[method-assign]
         try:

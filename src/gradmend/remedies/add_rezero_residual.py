@@ -65,8 +65,13 @@ def add_rezero_residual(
             ),
         ),
         predictions=(
-            Prediction(quantity="total_decades", low=-3.0, high=3.0, unit="decades",
-                       sentence="the gradient keeps its size within three decades"),
+            Prediction(
+                quantity="total_decades",
+                low=-3.0,
+                high=3.0,
+                unit="decades",
+                sentence="the gradient keeps its size within three decades",
+            ),
         ),
         changes=(Change.RESIDUAL,),
         reason=f"{len(runs)} layers wrapped into h + alpha f(h)",

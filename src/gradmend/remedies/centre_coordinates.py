@@ -11,9 +11,7 @@ from gradmend.registry import remedy
 from gradmend.theory.reference_gain import reference_gain
 
 
-@remedy(
-    treats=["uncentred-activation", "attenuating-activation"], changes=[Change.INITIALISATION]
-)
+@remedy(treats=["uncentred-activation", "attenuating-activation"], changes=[Change.INITIALISATION])
 def centre_coordinates(
     findings: tuple[Finding, ...], trace: Trace
 ) -> Iterator[Prescription | Refusal]:
@@ -50,6 +48,11 @@ def centre_coordinates(
         op for op in trace.activations if op.activation and op.activation.function == "sigmoid"
     ]
     if not sigmoids:
+        yield Refusal(
+            remedy="centre-coordinates",
+            finding=findings[0].name if findings else "",
+            reason="there is no sigmoid: only it has these coordinates",
+        )
         return
     depth = max(1, trace.chain_depth)
     critical = reference_gain("centred_sigmoid", depth)
@@ -69,9 +72,7 @@ def centre_coordinates(
             reason=reason,
         )
         return
-    layers = list(
-        dict.fromkeys([*(f.id for f in feeds), *(r.id for row in readers for r in row)])
-    )
+    layers = list(dict.fromkeys([*(f.id for f in feeds), *(r.id for row in readers for r in row)]))
     operations = [trace.operations[number] for number in sorted(layers)]
     gains = [critical.sigma_w if op in feeds else 1.0 for op in operations]
     facts = [op.weights for op in operations if op.weights is not None]
@@ -100,10 +101,20 @@ def centre_coordinates(
             ),
         ),
         predictions=(
-            Prediction(quantity="total_decades", low=-2.0, high=2.0, unit="decades",
-                       sentence="the gradient keeps its size within two decades"),
-            Prediction(quantity="signal_lost", low=-2.0, high=2.0, unit="decades",
-                       sentence="the signal across samples keeps its size within two decades"),
+            Prediction(
+                quantity="total_decades",
+                low=-2.0,
+                high=2.0,
+                unit="decades",
+                sentence="the gradient keeps its size within two decades",
+            ),
+            Prediction(
+                quantity="signal_lost",
+                low=-2.0,
+                high=2.0,
+                unit="decades",
+                sentence="the signal across samples keeps its size within two decades",
+            ),
         ),
         changes=(Change.INITIALISATION,),
         reason=f"{len(sigmoids)} sigmoids trained in centred coordinates",

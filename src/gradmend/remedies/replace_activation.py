@@ -80,7 +80,12 @@ def replace_activation(
             ),
         )
         return
-    layers = [w.weights for w, _ in guilty if w.weights and w.weights.module_is_plain]
+    # A frozen layer keeps its weights: somebody froze it to keep them.
+    layers = [
+        w.weights
+        for w, _ in guilty
+        if w.weights and w.weights.module_is_plain and w.weights.trainable
+    ]
     zeros: list[str | int | float | bool | None] = [0.0] * len(layers)
     yield Prescription(
         edits=(
@@ -103,8 +108,13 @@ def replace_activation(
             ),
         ),
         predictions=(
-            Prediction(quantity="total_decades", low=-2.0, high=2.0, unit="decades",
-                       sentence="the gradient keeps its size within two decades"),
+            Prediction(
+                quantity="total_decades",
+                low=-2.0,
+                high=2.0,
+                unit="decades",
+                sentence="the gradient keeps its size within two decades",
+            ),
         ),
         changes=(Change.INITIALISATION, Change.ACTIVATION),
         reason=f"{len(guilty)} activations become {new}",

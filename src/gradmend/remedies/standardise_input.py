@@ -40,8 +40,10 @@ def standardise_input(
         LeCun, Bottou, Orr, Mueller 1998 (Efficient BackProp), section 4.3.
     """
     blamed = {module for finding in findings for module in finding.modules}
+    # A finding without a module is about an input that no single module reads.
+    nobody = any(not finding.modules for finding in findings)
     for item in trace.inputs:
-        if not item.floating or item.reader not in blamed:
+        if not item.floating or not (item.reader in blamed or (nobody and item.reader is None)):
             continue
         if item.reader is None or not item.stats.std > 0:
             yield Refusal(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from dataclasses import replace
 from importlib.resources import files
 from typing import Any
@@ -13,9 +14,9 @@ from gradmend.records.finding import Evidence, Finding
 from gradmend.records.ledger import CAUSES
 from gradmend.records.report import Report
 from gradmend.renderers import numbers, plot, words
-from gradmend.renderers.repair import repair_sections
+from gradmend.renderers.repair import before_and_after, repair_sections
 from gradmend.renderers.signal_figure import signal_figure
-from gradmend.renderers.visible import escape, isolate, json_for_script
+from gradmend.renderers.visible import escape, isolate, json_for_script, visible
 from gradmend.renderers.waterfall import cause_figure, depth_fallback, ledger_figure
 
 MOST_OPERATIONS = 600
@@ -70,20 +71,37 @@ def _hero(report: Report) -> str:
         level = worst.value if worst else "note"
         kind, sign = ("bad", f"✕ {level}") if level == "error" else ("open", f"! {level}")
     sentence = words.verdict_sentence(report)
+    lead = " ".join(filter(None, (words.ledger_sentence(report), words.after_sentence(report))))
     tiles, texts = [], []
     for label, value in words.fact_lines(report.facts):
         if "\n" in value or len(value) > 40:
             lines = "\n".join(escape(line) for line in value.splitlines())
-            texts.append(f"<h2>{escape(label)}</h2><pre><code>{lines}</code></pre>")
+            texts.append(
+                f"<details><summary>{escape(label)}</summary><pre><code>{lines}</code></pre></details>"
+            )
         else:
             tiles.append(f"<div><dt>{escape(label)}</dt><dd>{isolate(value)}</dd></div>")
     facts = f'<dl class="tiles">{"".join(tiles)}</dl>' if tiles else ""
     return (
         f'<header><p class="brand">gradmend <span class="badge {kind}">{escape(sign)}</span></p>'
         f"<h1>{escape(sentence)}</h1>"
-        f'<p class="lead">{escape(words.ledger_sentence(report))}</p>{facts}{"".join(texts)}'
+        f'<p class="lead">{_powers(lead)}</p>{facts}{"".join(texts)}'
         "</header>\n"
     )
+
+
+def _powers(sentence: str) -> str:
+    """Escaped text with ``10^-85.3`` set as a power."""
+    return re.sub(r"10\^-?([\d.]*\d)", _raised, escape(sentence))
+
+
+def _raised(found: re.Match[str]) -> str:
+    sign = "\N{MINUS SIGN}" if "^-" in found[0] else ""
+    return f"10<sup>{sign}{found[1]}</sup>"
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _section(name: str, title: str, parts: list[str]) -> str:
@@ -137,7 +155,7 @@ def _card(entry: words.Folded, rank: int) -> str:
 
 
 def _evidence(item: Evidence) -> list[str]:
-    place = "" if item.module is None else isolate(item.module or "(the model)")
+    place = "" if item.module is None else visible(item.module or "(the model)")
     step = f" step {item.step}" if item.step else ""
     limit = "" if item.limit is None else escape(numbers.with_unit(item.limit, item.unit))
     observed = escape(numbers.with_unit(item.observed, item.unit))
@@ -163,10 +181,12 @@ def _ledger(report: Report) -> tuple[list[str], list[str]]:
         parts.append(drawing)
     if ledger.by_cause:
         parts.append(cause_figure(ledger))
+    if report.prescription is None and report.verdict is None:
+        parts.append(before_and_after(report) or "")
     if ledger.root is not None:
         table = depth_fallback(ledger.root)
         parts.append(f"<figure><h3>Layer by layer, like ones grouped</h3>{table}</figure>")
-    parts.append(f'<p class="small">{escape(words.books_line(ledger).capitalize())}</p>')
+    parts.append(f'<p class="small">{_powers(_capital(words.books_line(ledger)))}</p>')
     parts += [f'<p class="small">Note: {isolate(note)}</p>' for note in ledger.notes]
     return parts, readout
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gradmend.renderers import numbers
-from gradmend.renderers.visible import escape
+from gradmend.renderers.visible import as_markup, escape
 
 WIDE = 1000.0
 """Units across every SVG; down, one unit is one CSS pixel."""
@@ -124,7 +124,7 @@ class Plot:
     def html(self) -> str:
         """The frame with everything in it."""
         grid, labels = [], []
-        for value in self.y.ticks():
+        for value in self.y.ticks(max(2, self.height // 56)):
             share = 1 - self.y.at(value)
             strong = " zero" if value == 0 else ""
             y = share * self.height
@@ -134,9 +134,10 @@ class Plot:
         ticks = self.x_labels
         if ticks is None:
             ticks = [(value, _tick(value)) for value in self.x.ticks(6)]
-        for value, text in ticks:
+        for rank, (value, text) in enumerate(ticks):
             share = self.x.at(value)
             side = " first" if share < 0.04 else " last" if share > 0.96 else ""
+            side += " odd" if rank % 2 else ""  # on a phone there is room for every second one
             labels.append(
                 f'<span class="xt{side}" style="left:{100 * share:.2f}%">{escape(text)}</span>'
             )
@@ -158,10 +159,12 @@ def _tick(value: float) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = "") -> str:
-    """A table of cells that are HTML already; the first column names the row."""
+    """A table; the first column names the row. Cells are escaped unless they are markup."""
     top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{c}</td>" for c in row[1:]) + "</tr>"
+        f'<tr><th scope="row">{as_markup(row[0])}</th>'
+        + "".join(f"<td>{as_markup(c)}</td>" for c in row[1:])
+        + "</tr>"
         for row in rows
     )
     words = f"<caption>{escape(caption)}</caption>" if caption else ""

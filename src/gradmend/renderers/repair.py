@@ -6,9 +6,9 @@ import math
 
 from gradmend.records.report import Report
 from gradmend.records.verdict import Arm, Verdict
-from gradmend.renderers import numbers, plot, treatment
-from gradmend.renderers.visible import escape, isolate
-from gradmend.renderers.waterfall import line_key
+from gradmend.renderers import numbers, plot, treatment, words
+from gradmend.renderers.visible import Markup, escape, isolate
+from gradmend.renderers.waterfall import bins, line_key, pile, signed
 
 
 def repair_sections(report: Report) -> list[str]:
@@ -16,12 +16,49 @@ def repair_sections(report: Report) -> list[str]:
     parts = []
     if report.prescription is not None:
         parts.append(_prescription(report))
+    if report.prescription is not None or report.verdict is not None:
+        parts.append(before_and_after(report) or "")
     if report.verdict is not None:
         parts.append(_trial(report.verdict))
     if report.refusals:
         rows = [[isolate(r.remedy), isolate(r.finding), isolate(r.reason)] for r in report.refusals]
         parts.append("<h3>Refused</h3>" + plot.table(["remedy", "for", "because"], rows))
     return parts
+
+
+def before_and_after(report: Report) -> str | None:
+    """The gradient's size over depth on both looks, or ``None`` where there was one only."""
+    books = [
+        ("before", "on the first look", report.ledger),
+        ("after", words.second_look_words(report), report.after.ledger if report.after else None),
+    ]
+    lines: dict[str, list[plot.Point]] = {}
+    keys = []
+    for style, name, ledger in books:
+        if ledger is None or ledger.root is None:
+            return None
+        parts = bins(list(ledger.root.leaves()))
+        heights = pile([part.decades for part in parts])
+        # As a share of the depth: the edits may have added or taken away operations.
+        lines[style] = [(k / max(len(parts), 1), v) for k, v in enumerate(heights)]
+        keys.append(line_key(style, f"{name} {signed(ledger.total_decades)}"))
+    frame = plot.Plot(
+        x=plot.Scale(0, 1),
+        y=plot.padded([v for line in lines.values() for _, v in line], zero=True),
+        x_title="depth, from input to output (share of the operations booked)",
+        y_title="decades gained or lost since the output",
+        words="Cumulative decades of gradient over depth, on the first and on the second look.",
+        x_labels=[(k / 4, f"{25 * k} %") for k in range(5)],
+        height=220,
+    )
+    for style, line in lines.items():
+        frame.line(line, style)
+    inner = f'<div class="legend">{"".join(keys)}</div>{frame.html()}'
+    return plot.figure(
+        "The gradient, before and after",
+        inner,
+        "The flatter the line, the more evenly the layers are reached.",
+    )
 
 
 def _prescription(report: Report) -> str:
@@ -39,7 +76,7 @@ def _prescription(report: Report) -> str:
             isolate(p.words),
             p.interval,
             p.observed or "–",
-            f'<span class="{marks[p.held][1]}">{marks[p.held][0]} {p.outcome}</span>',
+            Markup(f'<span class="{marks[p.held][1]}">{marks[p.held][0]} {p.outcome}</span>'),
         ]
         for p in promised
     ]
@@ -64,22 +101,22 @@ def _trial(verdict: Verdict) -> str:
         ]
         rows.append(
             [
-                "<b>mean (range)</b>",
-                f"<b>{treatment.mean_and_spread(verdict.original)}</b>",
-                f"<b>{treatment.mean_and_spread(verdict.winner)}</b>",
+                Markup("<b>mean (range)</b>"),
+                Markup(f"<b>{treatment.mean_and_spread(verdict.original)}</b>"),
+                Markup(f"<b>{treatment.mean_and_spread(verdict.winner)}</b>"),
             ]
         )
         head = ["loss on unseen data", "original", "repaired"]
         parts.append("<h3>On data not trained on</h3>" + _strip(verdict) + plot.table(head, rows))
-    words = []
+    said = []
     if verdict.gap_closed is not None and math.isfinite(verdict.gap_closed):
         share = numbers.percent(verdict.gap_closed)
-        words.append(f"The winner reaches {share} of the best rival's gain over the original.")
-    words.append(
+        said.append(f"The winner reaches {share} of the best rival's gain over the original.")
+    said.append(
         f"The trial took {numbers.count(verdict.steps, 'optimizer step')} and "
         f"{numbers.seconds(verdict.seconds)} on {numbers.count(verdict.threads, 'thread')}."
     )
-    return "".join(parts) + f"<p>{escape(' '.join(words))}</p>"
+    return "".join(parts) + f"<p>{escape(' '.join(said))}</p>"
 
 
 def _curves(verdict: Verdict) -> str | None:
@@ -134,8 +171,8 @@ def _ends(verdict: Verdict) -> str:
     ]
     head = ["training", "seed", "steps", "first loss", "last loss", "loss on unseen data"]
     shown = [row(kind, arm) for kind, arm in arms[:60]]
-    words = "" if len(arms) <= 60 else f"The first 60 of {len(arms):,} trainings."
-    return plot.table(head, shown, caption=words)
+    limit = "" if len(arms) <= 60 else f"The first 60 of {len(arms):,} trainings."
+    return plot.table(head, shown, caption=limit)
 
 
 def _strip(verdict: Verdict) -> str:

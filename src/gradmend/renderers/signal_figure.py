@@ -81,7 +81,9 @@ def _log_spread(op: Operation) -> float:
 
 
 def _share(op: Operation) -> float:
-    share = op.signal.offset_share if op.signal else math.nan
+    if op.signal is None or not math.isfinite(op.signal.mean_square):
+        return math.nan  # offset_share says 0 where the energy is not a number
+    share = op.signal.offset_share
     return min(max(share, 0.0), 1.0) if math.isfinite(share) else math.nan
 
 

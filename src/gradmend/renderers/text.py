@@ -148,6 +148,9 @@ def _facts(report: Report, look: Look) -> Iterator[RenderableType]:
 def ledger_parts(report: Report, look: Look) -> Iterator[RenderableType]:
     """The books: the sentence a person needs, the pictures, and how well they balance."""
     yield Text(look.say(words.ledger_sentence(report)))
+    after = words.after_sentence(report)
+    if after is not None:
+        yield Text(look.say(after))
     ledger = report.ledger
     if ledger is None:
         return

@@ -127,7 +127,7 @@ def unseen_words(arm: Arm | None) -> str:
         return f"failed: {visible(arm.error)}"
     if arm.diverged:
         return "diverged"
-    return numbers.number(arm.unseen)
+    return numbers.number(arm.unseen, 4)
 
 
 def mean_and_spread(arms: Sequence[Arm]) -> str:
@@ -135,10 +135,10 @@ def mean_and_spread(arms: Sequence[Arm]) -> str:
     known = [a.unseen for a in arms if a.unseen is not None and math.isfinite(a.unseen)]
     if not known:
         return numbers.UNKNOWN
-    mean = numbers.number(math.fsum(known) / len(known))
+    mean = numbers.number(math.fsum(known) / len(known), 4)
     if len(known) == 1:
         return mean
-    return f"{mean} ({numbers.number(min(known))} to {numbers.number(max(known))})"
+    return f"{mean} ({numbers.number(min(known), 4)} to {numbers.number(max(known), 4)})"
 
 
 def curve(arm: Arm | None) -> list[tuple[int, float]]:

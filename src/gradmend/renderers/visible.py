@@ -67,14 +67,25 @@ def shorten(text: str, width: int, *, mark: str = "...") -> str:
     return text[:head] + mark + text[len(text) - (rest - head) :]
 
 
-def escape(text: object) -> str:
+class Markup(str):
+    """HTML that is safe as it stands; any other string is escaped before it enters a table."""
+
+    __slots__ = ()
+
+
+def escape(text: object) -> Markup:
     """Text for HTML, in element content and in quoted attributes."""
-    return html.escape(visible(text), quote=True)
+    return Markup(html.escape(visible(text), quote=True))
 
 
-def isolate(text: object) -> str:
+def isolate(text: object) -> Markup:
     """Escaped text whose writing direction cannot reorder what stands beside it."""
-    return f"<bdi>{escape(text)}</bdi>"
+    return Markup(f"<bdi>{escape(text)}</bdi>")
+
+
+def as_markup(cell: str) -> Markup:
+    """A cell as it may enter a page."""
+    return cell if isinstance(cell, Markup) else isolate(cell)
 
 
 def json_for_script(value: Any) -> str:

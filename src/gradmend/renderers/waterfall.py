@@ -10,7 +10,7 @@ from gradmend.records.ledger import CAUSES, Entry, Ledger
 from gradmend.renderers import numbers, plot
 from gradmend.renderers.grouping import depth_rows
 from gradmend.renderers.places import what, where
-from gradmend.renderers.visible import isolate, visible
+from gradmend.renderers.visible import Markup, isolate, visible
 from gradmend.renderers.words import CAUSE_WORDS
 
 MOST_BINS = 400
@@ -65,8 +65,8 @@ def ledger_figure(ledger: Ledger) -> tuple[str, list[str]]:
     total = math.fsum(part.decades for part in parts)
     amount = numbers.count(len(leaves), "entry", "entries")
     causes = _leading_causes(parts)
-    piles = {cause: _pile([_of(part, cause, causes) for part in parts]) for cause in causes}
-    net = _pile([part.decades for part in parts])
+    piles = {cause: pile([_of(part, cause, causes) for part in parts]) for cause in causes}
+    net = pile([part.decades for part in parts])
     predicted = _predicted_pile(parts)
     layers = _stack(piles)
     ends = [v for low, high in layers.values() for v in (*low, *high)]
@@ -78,7 +78,7 @@ def ledger_figure(ledger: Ledger) -> tuple[str, list[str]]:
         x_labels=_positions(parts),
         words=(
             f"Cumulative decades of gradient from the output back to the input, "
-            f"{numbers.decades(total)} in all; the table below has the numbers."
+            f"{signed(total)} in all; the table below has the numbers."
         ),
         height=320,
         readout="ledger-readout",
@@ -93,15 +93,14 @@ def ledger_figure(ledger: Ledger) -> tuple[str, list[str]]:
     if len(known) > 1:
         frame.line(_points(known, len(parts)), "predicted")
     keys = [
-        legend_key(cause, f"{cause_words(cause)} {numbers.decades(piles[cause][0])}")
-        for cause in causes
+        legend_key(cause, f"{cause_words(cause)} {signed(piles[cause][0])}") for cause in causes
     ]
-    keys.append(line_key("net", f"all together {numbers.decades(total)}"))
+    keys.append(line_key("net", f"all together {signed(total)}"))
     if len(known) > 1:
         keys.append(line_key("predicted", "predicted by theory"))
     inner = f'<div class="legend">{"".join(keys)}</div>{frame.html()}'
     caption = _caption(leaves, parts, len(known) > 1 and len(known) < len(net))
-    html = plot.figure("Where the gradient went", inner, caption, depth_fallback(ledger.root))
+    html = plot.figure("Where the gradient went", inner, caption)
     return html, _readout(parts, net)
 
 
@@ -119,21 +118,21 @@ def cause_figure(ledger: Ledger) -> str:
         rows.append(
             [
                 legend_key(cause, visible(cause)),
-                numbers.decades(value),
-                "" if guess is None else numbers.decades(guess),
+                signed(value),
+                "" if guess is None else signed(guess),
                 picture,
             ]
         )
     predicted = ledger.predicted_decades
     rows.append(
         [
-            "<b>total</b>",
-            f"<b>{numbers.decades(ledger.total_decades)}</b>",
-            "" if predicted is None else numbers.decades(predicted),
+            Markup("<b>total</b>"),
+            Markup(f"<b>{signed(ledger.total_decades)}</b>"),
+            "" if predicted is None else signed(predicted),
             "",
         ]
     )
-    head = ["cause", "measured (decades)", "predicted (decades)", "loss ← 0 → gain"]
+    head = ["decades by cause", "measured", "predicted", "loss ← 0 → gain"]
     caption = "Bars: measured. Upright mark: what theory predicts from weights and activations."
     inner = f'<div class="causes">{plot.table(head, rows)}</div>'
     return plot.figure("By cause", inner, caption)
@@ -147,14 +146,20 @@ def depth_fallback(root: Entry) -> str:
         indent = f'<span class="in{row.level}"></span>' if row.level else ""
         rows.append(
             [
-                indent + (isolate(where(row)) or "–"),
+                Markup(indent + isolate(where(row) or "–")),
                 isolate(what(group)),
-                numbers.decades(group.decades),
-                numbers.decades(group.per_repeat) if group.repeats > 1 else "",
-                "" if group.predicted is None else numbers.decades(group.predicted),
+                signed(group.decades),
+                signed(group.per_repeat) if group.repeats > 1 else "",
+                "" if group.predicted is None else signed(group.predicted),
             ]
         )
-    return plot.table(["where", "what", "decades", "each", "predicted"], rows)
+    table = plot.table(["where", "what", "decades", "each", "predicted"], rows)
+    return f'<div class="depth">{table}</div>'
+
+
+def signed(value: float | None) -> str:
+    """Decades with a minus sign as wide as the plus."""
+    return numbers.decades(value).replace("-", "\N{MINUS SIGN}")
 
 
 def cause_words(cause: str) -> str:
@@ -162,31 +167,31 @@ def cause_words(cause: str) -> str:
     return CAUSE_WORDS.get(cause, "other operations")
 
 
-def legend_key(cause: str, text: str) -> str:
+def legend_key(cause: str, text: str) -> Markup:
     """A swatch with the cause's colour and pattern, and its name."""
     known = cause if cause in CAUSES else "other"
-    return (
+    return Markup(
         f'<span class="key"><svg class="swatch" viewBox="0 0 16 12" aria-hidden="true">'
         f'<rect width="16" height="12" fill="url(#p-{known})"/></svg>{isolate(text)}</span>'
     )
 
 
-def line_key(style: str, text: str) -> str:
+def line_key(style: str, text: str) -> Markup:
     """A piece of line and its name."""
-    return (
+    return Markup(
         f'<span class="key"><svg class="swatch" viewBox="0 0 16 12" aria-hidden="true">'
         f'<path class="line {style}" d="M0 6H16"/></svg>{isolate(text)}</span>'
     )
 
 
-def _cause_bar(cause: str, value: float, guess: float | None, low: float, span: float) -> str:
+def _cause_bar(cause: str, value: float, guess: float | None, low: float, span: float) -> Markup:
     def x(v: float) -> float:
         return (v - low) / span * 1000
 
     known = cause if cause in CAUSES else "other"
     left, width = x(min(value, 0.0)), abs(value) / span * 1000
     mark = "" if guess is None else f'<path class="guess" d="M{x(guess):.1f} 1V21"/>'
-    return (
+    return Markup(
         '<svg class="bar" viewBox="0 0 1000 22" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect x="{left:.1f}" y="4" width="{width:.1f}" height="14" fill="url(#p-{known})"/>'
         f'<path class="axis" d="M{x(0.0):.1f} 0V22"/>{mark}</svg>'
@@ -212,7 +217,7 @@ def _of(part: Bin, cause: str, causes: Sequence[str]) -> float:
     return math.fsum(v for c, v in part.by_cause.items() if c == "other" or c not in causes)
 
 
-def _pile(values: Sequence[float]) -> list[float]:
+def pile(values: Sequence[float]) -> list[float]:
     """Sums from the right: entry k holds everything from bin k to the output."""
     found, total = [0.0], 0.0
     for value in reversed(values):
@@ -234,9 +239,9 @@ def _stack(piles: dict[str, list[float]]) -> dict[str, tuple[list[float], list[f
     size = len(next(iter(piles.values()), []))
     below, above = [0.0] * size, [0.0] * size
     found = {}
-    for cause, pile in piles.items():
+    for cause, heights in piles.items():
         low, high = [], []
-        for k, value in enumerate(pile):
+        for k, value in enumerate(heights):
             edge = below if value < 0 else above
             start = edge[k]
             edge[k] += value
@@ -263,7 +268,8 @@ def _positions(parts: Sequence[Bin]) -> list[tuple[float, str]]:
     found = []
     for k in range(wanted):
         at = round(k * (len(parts) - 1) / (wanted - 1)) if wanted > 1 else 0
-        name = visible(parts[at].first.name or parts[at].first.label)
+        entry = parts[at].first if k < wanted - 1 or wanted == 1 else parts[at].last
+        name = visible(entry.name or entry.label)
         short = name if len(name) <= 14 else "…" + name[-13:]
         found.append((at + 0.5, short))
     return found
@@ -276,8 +282,7 @@ def _readout(parts: Sequence[Bin], net: Sequence[float]) -> list[str]:
         place = first if part.size == 1 else f"{first} .. {last} ({part.size} entries)"
         label = f" {visible(part.first.label)}" if part.size == 1 else ""
         lines.append(
-            f"{place}{label}: {numbers.decades(part.decades)} decades, "
-            f"{numbers.decades(net[k])} since the output"
+            f"{place}{label}: {signed(part.decades)} decades, {signed(net[k])} since the output"
         )
     return lines
 

@@ -119,6 +119,26 @@ def ledger_sentence(report: Report) -> str:
     return f"{arrives}: {'; '.join(clauses)}." if clauses else f"{arrives}."
 
 
+def second_look_words(report: Report) -> str:
+    """When the second look was taken: ``after the repair``, ``after 50 steps``."""
+    if report.verdict is not None and report.verdict.kept:
+        return "after the repair"
+    steps = report.after.run.step if report.after is not None else 0
+    return f"after {numbers.count(steps, 'step')}" if steps else "on a second look"
+
+
+def after_sentence(report: Report) -> str | None:
+    """What the second look saw of the gradient; ``None`` where there was none."""
+    ledger = report.after.ledger if report.after is not None else None
+    if ledger is None or ledger.total_decades is None or not math.isfinite(ledger.total_decades):
+        return None
+    when = second_look_words(report)
+    return (
+        f"{when[:1].upper()}{when[1:]} it arrives {numbers.factor(ledger.total_decades)} times as "
+        f"large as it left the outputs ({numbers.decades(ledger.total_decades)} decades)."
+    )
+
+
 def unbooked_sentence(ledger: Ledger) -> str:
     """What is known of a gradient whose whole gain cannot be booked."""
     if ledger.blocked_by is not None:
@@ -246,6 +266,7 @@ def fact_lines(facts: dict[str, float | str]) -> list[tuple[str, str]]:
         stem = key.removesuffix("_before")
         after = facts.get(f"{stem}_after") if stem != key else None
         label = visible(stem if after is not None else key).replace("_", " ")
+        label = label.replace("python", "Python")
         shown = _fact(key, value)
         lines.append((label, shown if after is None else f"{shown} → {_fact(key, after)}"))
     return lines

@@ -25,10 +25,16 @@ class Limits:
 @rule(
     code="GRF104",
     limits=Limits,
-    fires_on=[Case.of("mlp", depth=100, activation="sigmoid"),
-              Case.of("mlp", depth=24, activation="relu")],
-    silent_on=[Case.of("mlp", depth=3), Case.of("transformer"), Case.of("residual_mlp"),
-               Case.of("cnn", depth=6)],
+    fires_on=[
+        Case.of("mlp", depth=100, activation="sigmoid"),
+        Case.of("mlp", depth=24, activation="relu"),
+    ],
+    silent_on=[
+        Case.of("mlp", depth=3),
+        Case.of("transformer"),
+        Case.of("residual_mlp"),
+        Case.of("cnn", depth=6),
+    ],
 )
 def collapsed_signal(trace: Trace, limits: Limits) -> Iterator[Finding]:
     """Forward signal in which the differences between samples are lost.
@@ -61,8 +67,12 @@ def collapsed_signal(trace: Trace, limits: Limits) -> Iterator[Finding]:
         source=trace.weights[-1].source,
         summary=f"differences between samples shrink by {lost:.1f} decades from first to last layer",
         evidence=(
-            Evidence(quantity="signal lost across samples", observed=lost, limit=limits.decades,
-                     unit="decades"),
+            Evidence(
+                quantity="signal lost across samples",
+                observed=lost,
+                limit=limits.decades,
+                unit="decades",
+            ),
         ),
         weight=lost,
         exculpation="a signal that survives",

@@ -46,10 +46,11 @@ def detached_parameters(trace: Trace, limits: NoLimits) -> Iterator[Finding]:
     del limits  # unused: reachability is a fact
     lost = [p for p in trace.parameters if p.trainable and not p.reached]
     ran = [p for p in lost if p.module_called and p.module]
-    idle = [p for p in lost if p not in ran]
+    idle = [p for p in lost if not (p.module_called and p.module)]
     if ran:
         modules = tuple(dict.fromkeys(p.module for p in ran))
-        reached = next((op for op in trace.operations if op.module not in modules), None)
+        among = set(modules)  # a tuple of 10,000 would be searched 10,000 times
+        reached = next((op for op in trace.operations if op.module not in among), None)
         near = f", the first module the loss does reach is {reached.module}" if reached else ""
         yield Finding(
             code="GRF101",
@@ -62,8 +63,12 @@ def detached_parameters(trace: Trace, limits: NoLimits) -> Iterator[Finding]:
                 f" {modules[-1]}{near}: look between the two for detach(), no_grad() or .item()"
             ),
             evidence=(
-                Evidence(quantity="parameters without a path from the loss",
-                         observed=float(len(ran)), limit=0.0, unit="parameters"),
+                Evidence(
+                    quantity="parameters without a path from the loss",
+                    observed=float(len(ran)),
+                    limit=0.0,
+                    unit="parameters",
+                ),
             ),
             weight=100.0,
             explains=("vanishing-gradient", "collapsed-signal", "depth-without-skip"),

@@ -63,8 +63,9 @@ def exploding_gradient(trace: Trace, limits: Limits) -> Iterator[Finding]:
         modules=(),
         summary=f"the gradient grows by {total:.1f} decades on its way back",
         evidence=(
-            Evidence(quantity="decades gained", observed=total, limit=limits.decades,
-                     unit="decades"),
+            Evidence(
+                quantity="decades gained", observed=total, limit=limits.decades, unit="decades"
+            ),
         ),
         weight=total,
         exculpation="less growth",

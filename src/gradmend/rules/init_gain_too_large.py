@@ -42,8 +42,9 @@ class Limits:
         Case.of("mlp", depth=8, activation="tanh", init="normal", gain=12.0),
         Case.of("mlp", depth=20, activation="relu", init="normal", gain=3.0),
         Case.of("mlp", depth=12, activation="gelu", init="normal", gain=6.0),
-        Case.of("mlp", depth=8, activation="relu", init="normal", gain=1.4, bad_layer=3,
-                bad_gain=1e5),
+        Case.of(
+            "mlp", depth=8, activation="relu", init="normal", gain=1.4, bad_layer=3, bad_gain=1e5
+        ),
     ],
     silent_on=[
         Case.of("mlp", depth=8, activation="tanh", init="normal", gain=1.0),
@@ -131,8 +132,14 @@ def init_gain_too_large(trace: Trace, limits: Limits) -> Iterator[Finding]:
             ),
         ),
         weight=max(growth, float(len(flat))),
-        explains=("exploding-gradient", "saturated-activation", "dead-relu", "collapsed-signal",
-                  "vanishing-gradient", "depth-without-skip"),
+        explains=(
+            "exploding-gradient",
+            "saturated-activation",
+            "dead-relu",
+            "collapsed-signal",
+            "vanishing-gradient",
+            "depth-without-skip",
+        ),
         exculpation="neither growth nor saturation",
     )
 

@@ -44,9 +44,7 @@ class Limits:
         Case.of("mlp", depth=24, activation="relu"),
         Case.of("mlp", depth=24, activation="gelu"),
         Case.of("cnn", depth=16, activation="relu", norm=False),
-        Case.of(
-            "mlp", depth=10, activation="tanh", init="orthogonal", bad_layer=4, bad_gain=1e-6
-        ),
+        Case.of("mlp", depth=10, activation="tanh", init="orthogonal", bad_layer=4, bad_gain=1e-6),
     ],
     silent_on=[
         Case.of("mlp", depth=3, activation="relu"),
@@ -107,8 +105,10 @@ def init_gain_too_small(trace: Trace, limits: Limits) -> Iterator[Finding]:
     critical = gain_range(function)
     assert critical is not None and worst[1].weights is not None
     single = len(guilty) <= max(1, len(pairs) // 5)
-    which = f"{worst[1].module or 'the model'} alone" if single and len(guilty) == 1 else (
-        f"{len(guilty)} layers"
+    which = (
+        f"{worst[1].module or 'the model'} alone"
+        if single and len(guilty) == 1
+        else (f"{len(guilty)} layers")
     )
     yield Finding(
         code="INI101",

@@ -93,8 +93,13 @@ def unscaled_input(trace: Trace, limits: Limits) -> Iterator[Finding]:
                 ),
             ),
             weight=abs(math.log10(observed)),
-            explains=("saturated-activation", "collapsed-signal", "vanishing-gradient",
-                      "exploding-gradient", "dead-relu"),
+            explains=(
+                "saturated-activation",
+                "collapsed-signal",
+                "vanishing-gradient",
+                "exploding-gradient",
+                "dead-relu",
+            ),
             exculpation="a normalisation layer right behind the input",
         )
 
@@ -102,6 +107,4 @@ def unscaled_input(trace: Trace, limits: Limits) -> Iterator[Finding]:
 def _normalised(trace: Trace, item: Input) -> bool:
     """Whether the first operation on the input's way sets its scale anyway."""
     first = next((op for op in trace.operations if not op.upstream), None)
-    return (
-        first is not None and item.reader == first.module and first.cause == "normalisation"
-    )
+    return first is not None and item.reader == first.module and first.cause == "normalisation"

@@ -64,7 +64,9 @@ def vanishing_gradient(trace: Trace, limits: Limits) -> Iterator[Finding]:
             name="vanishing-gradient",
             severity=Severity.ERROR,
             modules=(ledger.blocked_by,),
-            source=next((o.source for o in trace.operations if o.module == ledger.blocked_by), None),
+            source=next(
+                (o.source for o in trace.operations if o.module == ledger.blocked_by), None
+            ),
             summary=f"the gradient becomes exactly zero in {ledger.blocked_by}",
             exculpation="any gradient at all",
             symptom=True,
@@ -81,8 +83,12 @@ def vanishing_gradient(trace: Trace, limits: Limits) -> Iterator[Finding]:
                 f" them to {largest[0]}"
             ),
             evidence=(
-                Evidence(quantity="decades lost", observed=-ledger.total_decades,
-                         limit=limits.decades, unit="decades"),
+                Evidence(
+                    quantity="decades lost",
+                    observed=-ledger.total_decades,
+                    limit=limits.decades,
+                    unit="decades",
+                ),
             ),
             weight=-ledger.total_decades,
             exculpation="fewer decades",

