@@ -30,8 +30,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the headline's three seeds only")
     arguments = parser.parse_args()
-    print("| gradmend demo | as it is | repaired | steps | remedies | total, decades | off |"
-          " seconds |")
+    print(
+        "| gradmend demo | as it is | repaired | steps | remedies | total, decades | off |"
+        " seconds |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for options in HEADLINE + ([] if arguments.quick else OTHERS):
         row(options)

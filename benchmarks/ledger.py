@@ -41,8 +41,10 @@ def main() -> None:
     parser.add_argument("--depths", default="10,100,1000,10000")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print("| specimen | total, decades | off against a pass without hooks | off at any level"
-          " | look / step (min, median, max) |")
+    print(
+        "| specimen | total, decades | off against a pass without hooks | off at any level"
+        " | look / step (min, median, max) |"
+    )
     print("| --- | --- | --- | --- | --- |")
     for name, args in SPECIMENS:
         row(name, args)

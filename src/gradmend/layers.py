@@ -34,7 +34,7 @@ class ReZero(nn.Module):
         self.alpha = nn.Parameter(torch.zeros((), dtype=like.dtype, device=like.device))
 
     def forward(self, h: Tensor) -> Tensor:
-        """h + alpha f(h); f must keep the shape."""
+        """Compute h + alpha f(h); f must keep the shape."""
         result: Tensor = h + self.alpha * self.f(h)
         return result
 

@@ -245,7 +245,8 @@ def find(word: str) -> Rule | Remedy:
     Raises:
         UnknownName: With the closest names there are.
     """
-    every: dict[str, Rule | Remedy] = {r.name: r for r in (*remedies(), *rules())}
+    every: dict[str, Rule | Remedy] = {r.name: r for r in remedies()}
+    every.update({r.name: r for r in rules()})
     every.update({r.code.lower(): r for r in rules()})
     key = word.strip().lower().replace("_", "-")
     if key in every:

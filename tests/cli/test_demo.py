@@ -82,7 +82,9 @@ def test_the_report_is_written(demo: dict[str, Any]) -> None:
     assert "attenuating-activation" in page
 
 
-def test_a_healthy_network_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_healthy_network_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["demo", "--json", "--depth", "2", "--activation", "relu", "--out", str(tmp_path)]
     assert main(arguments) == 0
     said = json.loads(capsys.readouterr().out)

@@ -27,9 +27,9 @@ def test_every_public_name_is_documented(path: Path) -> None:
     tree = ast.parse(path.read_text("utf-8"))
     bare = [] if ast.get_docstring(tree) else ["the module"]
     for node in tree.body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
-            if not ast.get_docstring(node):
-                bare.append(node.name)
+        named = isinstance(node, ast.ClassDef | ast.FunctionDef)
+        if named and not node.name.startswith("_") and not ast.get_docstring(node):
+            bare.append(node.name)
     assert not bare
 
 
@@ -44,7 +44,10 @@ def test_an_unknown_public_name_is_an_attribute_error() -> None:
         gradmend.chek  # noqa: B018
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_inside_the_repository_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):

@@ -224,6 +224,117 @@ def test_only_what_was_made_from_integers_is_a_start() -> None:
     assert trace.ledger.start == "the inputs"
 
 
+# --- what the loss and the user's glue do outside of the model ---
+
+
+def test_a_loss_that_reads_the_input_as_well_is_kept_out_of_the_models_books() -> None:
+    # GIVEN an autoencoder trained in one function: the input is the target, too
+    model, x = nn.Sequential(nn.Linear(6, 3), nn.Tanh(), nn.Linear(3, 6)), torch.randn(5, 6)
+
+    def forward(m: nn.Module, b: Any) -> Tensor:
+        return F.mse_loss(m(b), b)
+
+    trace = look_at(model, x, forward=forward)
+    assert trace.total_decades == pytest.approx(plain(model, x, forward=forward).total, abs=1e-9)
+    assert_balanced(trace)
+
+
+def test_a_model_that_hands_its_input_back_balances() -> None:
+    model = Written(lambda s, x: (x, s.a(x)), a=nn.Linear(6, 3))
+    trace = look_at(model, xy(), lambda o, y: F.cross_entropy(o[1], y) + o[0].square().mean())
+    assert_balanced(trace)
+
+
+def test_what_is_done_to_the_input_outside_is_not_the_models_gain() -> None:
+    # GIVEN a forward that scales the input by 10 before the model sees it
+    model, batch = mlp_part(), (torch.randn(5, 6), torch.randn(5, 6))
+
+    def forward(m: nn.Module, b: Any) -> Tensor:
+        return F.mse_loss(m(b[0] * 10), b[1])
+
+    trace = look_at(model, batch, forward=forward)
+    inside = look_at(model, (batch[0] * 10, batch[1]), F.mse_loss)
+    assert trace.total_decades == pytest.approx(inside.total_decades, abs=1e-6)
+    assert_balanced(trace)
+
+
+def test_hidden_states_beside_a_target_that_is_the_input_have_no_second_opinion() -> None:
+    # GIVEN outputs that the model reads on inside, and an input that the loss reads: plain
+    # passes cannot part the model's share from the loss's
+    def run(s: Any, x: Tensor) -> Any:
+        h = torch.tanh(s.a(x))
+        return s.b(h), h
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        out, h = m(x)
+        return F.mse_loss(out, x) + h.square().mean()
+
+    model = Written(run, a=nn.Linear(6, 6), b=nn.Linear(6, 6))
+    x = torch.randn(5, 6)
+    trace = look_at(model, x, forward=forward)
+    assert trace.total_decades == pytest.approx(plain(model, x, forward=forward).total, abs=1e-9)
+    assert trace.ledger is not None
+    # THEN it says that it does not know, rather than a difference that is none
+    assert trace.ledger.unexplained_decades is None
+    assert trace.ledger.imbalance == pytest.approx(0, abs=1e-9)
+
+
+def test_a_packed_sequence_is_one_input() -> None:
+    packed = nn.utils.rnn.pack_sequence([torch.randn(5, 4), torch.randn(3, 4)])
+    model = Written(lambda s, x: s.body(x)[1][0][0], body=nn.LSTM(4, 5))
+    trace = look_at(model, (packed, torch.randint(5, (2,))), F.cross_entropy)
+    assert_balanced(trace)
+
+
+def test_a_tensor_hook_that_changes_the_gradient_is_told() -> None:
+    def run(s: Any, x: Tensor) -> Tensor:
+        h = s.a(x)
+        h.register_hook(lambda grad: grad * 0.1)
+        return s.b(torch.tanh(h))
+
+    trace = look_at(Written(run, a=nn.Linear(6, 6), b=nn.Linear(6, 3)), xy(), F.cross_entropy)
+    assert trace.ledger is not None
+    assert trace.ledger.unexplained_decades == pytest.approx(0, abs=1e-9)
+    assert any("a hook on a tensor" in note for note in trace.ledger.notes)
+
+
+@pytest.mark.parametrize(
+    "build_case",
+    [
+        lambda: (nn.Bilinear(4, 5, 3), ((torch.randn(6, 4), torch.randn(6, 5)), xy(size=6)[1])),
+        lambda: (
+            nn.Transformer(8, 2, 1, 1, 16, batch_first=True),
+            ((torch.randn(3, 4, 8), torch.randn(3, 5, 8)), torch.randint(5, (3, 8))),
+        ),
+        lambda: (
+            nn.Sequential(nn.EmbeddingBag(9, 4), nn.Linear(4, 3)),
+            (torch.randint(9, (5, 3)), torch.randint(3, (5,))),
+        ),
+    ],
+    ids=["bilinear", "encoder and decoder", "embedding bag"],
+)
+def test_more_of_torchs_own_modules_balance(build_case: Any) -> None:
+    model, batch = build_case()
+    trace = look_at(model, batch, F.cross_entropy)
+    twin = plain(model, batch, F.cross_entropy, starts=(nn.Embedding, nn.EmbeddingBag))
+    assert trace.total_decades == pytest.approx(twin.total, abs=1e-9)
+    assert_balanced(trace)
+
+
+def test_sparse_embedding_gradients_are_measured() -> None:
+    model = Written(
+        lambda s, x: s.head(s.table(x).mean(1)),
+        table=nn.Embedding(9, 4, sparse=True),
+        head=nn.Linear(4, 3),
+    )
+    batch = (torch.randint(9, (5, 3)), torch.randint(3, (5,)))
+    trace = look_at(model, batch, F.cross_entropy)
+    grad = plain(model, batch, F.cross_entropy).grads["table.weight"]
+    assert grad is not None
+    by_name = {p.name: p.log10_grad for p in trace.parameters}
+    assert by_name["table.weight"] == pytest.approx(math.log10(grad.to_dense().norm().item()))
+
+
 # --- closed forms ---
 
 

@@ -509,3 +509,22 @@ def test_looking_twice_gives_the_same_trace() -> None:
     assert one.ledger == two.ledger
     assert one.operations == two.operations
     assert one.parameters == two.parameters
+
+
+def test_reentrant_checkpoints_are_put_back_after_looks_and_steps() -> None:
+    from torch.utils.checkpoint import CheckpointFunction, checkpoint
+
+    def run(s: Any, x: Tensor) -> Tensor:
+        return s.head(checkpoint(s.block, s.stem(x), use_reentrant=True))
+
+    model = Written(run, stem=nn.Linear(6, 6), block=mlp_part(), head=nn.Linear(6, 3))
+    batch, before = xy(), CheckpointFunction.apply
+    report = assert_untouched(
+        lambda: gradmend.check(model, batch, F.cross_entropy, steps=2), model, batch=batch
+    )
+    assert CheckpointFunction.apply == before
+    for trace in (report.trace, report.after):
+        assert all(p.reached for p in trace.parameters)
+    # AND the user's own step goes through torch's checkpoint again
+    out = model(batch[0])
+    assert "CheckpointFunction" in out.grad_fn.next_functions[1][0].name()

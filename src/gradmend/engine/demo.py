@@ -161,7 +161,8 @@ def run_demo(
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     fixed = fix(
         model, batches, F.cross_entropy, optimizer=optimizer, val=[data.val], keep=setting.keep,
-        budget=setting.budget or ("240 s" if setting.depth >= DEEP else "100 s"), seed=setting.seed, tell=tell,
+        budget=setting.budget or ("240 s" if setting.depth >= DEEP else "100 s"),
+        seed=setting.seed, tell=tell,
     )  # fmt: skip
     show("fixed", fixed.report)
     demo = Demo(setting=setting, before=before, report=fixed.report, fixed=fixed, after=before)
@@ -205,6 +206,7 @@ def _write_files(demo: Demo, plain: nn.Module, render: Callable[[Report], str]) 
 def lines_of_python(demo: Demo) -> str:
     """A script that builds the network anew, applies the prescription, and trains it."""
     setting = demo.setting
+    network = f"{setting.depth}, {setting.width}, {setting.activation!r}"
     return f'''"""The demo's repair, applied to a freshly built network."""
 
 import torch
@@ -215,7 +217,7 @@ from gradmend.zoo.digits import load_digits, plain_network
 
 digits = load_digits()
 batches = digits.batches({BATCH})
-model = plain_network({setting.depth}, {setting.width}, {setting.activation!r}, seed={setting.seed + 1})
+model = plain_network({network}, seed={setting.seed + 1})
 optimizer = torch.optim.Adam(model.parameters(), lr={LEARNING_RATE})
 
 repaired = gradmend.apply(

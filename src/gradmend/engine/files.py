@@ -74,7 +74,7 @@ def read_prescription(source: Mapping[str, Any] | str | Path) -> Prescription:
 
 def _unknown_keys(content: Any) -> list[str]:
     """Keys of a would-be prescription, its edits and its predictions that no record has."""
-    parts = [(Prescription, content)]
+    parts: list[tuple[type, Any]] = [(Prescription, content)]
     if isinstance(content, Mapping):
         for key, record in (("edits", Edit), ("predictions", Prediction)):
             items = content.get(key)

@@ -312,9 +312,7 @@ def _first(batches: Batches) -> Batch:
     raise BadInput("batches holds no batch", "an edit measures the data", "pass some")
 
 
-def _look_untrained(
-    trial: Trial, winner: Prescription, feeder: Feeder, data: TrialData
-) -> Trace:
+def _look_untrained(trial: Trial, winner: Prescription, feeder: Feeder, data: TrialData) -> Trace:
     """Look at the repaired model before its training, where the predictions were made for."""
     with trial.untrained(winner) as model:
         return look(model, data.train[0], feeder)
@@ -387,4 +385,3 @@ def _check_optimizer(model: nn.Module, optimizer: Any) -> None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-
 Randomness = tuple[Any, Any, Tensor, list[Tensor]]
 """State of the process's generators: Python's, NumPy's, torch's, and those of its devices."""
 
 
 def randomness() -> Randomness:
     """The process's random state, to be handed to :func:`set_randomness`."""
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), devices
 
 
@@ -36,8 +35,9 @@ def seed_randomness(seed: int) -> None:
     """Seed every generator a forward pass may draw from, so that arms see the same noise."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it would also seed, for
-    if torch.cuda.is_initialized():  # later and for good, devices that are not in use yet
+    torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that
+    # would seed for good, too, devices that are not in use yet
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)
 
 

@@ -97,10 +97,16 @@ class Assembler:
             describer.source,
             {key: op.predicted for key, op in zip(shown, trace.operations, strict=True)},
         )
+        contradiction = books.keeper.contradiction
+        note = (
+            f"two measurements of one gradient differ by {contradiction:.2g} decades:"
+            " a hook on a tensor changes it on its way"
+        )
         return replace(
             books.ledger,
+            notes=(*books.ledger.notes, *((note,) if contradiction > 0.01 else ())),
             root=root,
-            imbalance=max(imbalance, books.keeper.contradiction),
+            imbalance=max(imbalance, contradiction),
             by_cause=sum_by_cause(root),
             predicted_by_cause=sum_by_cause(root, predicted=True),
         )

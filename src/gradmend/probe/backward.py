@@ -84,12 +84,12 @@ def tally(
 
 
 def _pieces(
-    graph: Graph, cotangents: dict[Edge, Tensor], size: int
+    graph: Graph, cotangents: dict[Edge, Tensor], size: int, last: list[Edge] | None = None
 ) -> Iterator[tuple[list[int], list[Edge]]]:
     """Cut the booked nodes into runs; yield each with the tensors where it ends.
 
     A piece ends just before a cut node, whose outputs are the tensors the next piece starts
-    from; the last one ends at the graph's starts.
+    from; the final one ends at ``last``, or else at the graph's starts.
     """
     order = list(graph.nodes)
     index = {key: i for i, key in enumerate(order)}
@@ -102,12 +102,16 @@ def _pieces(
     begin = first
     # A cut above one of the cotangents' nodes is none for them: some would start below it.
     last_origin = max((index[edge[0]] for edge in cotangents), default=0)
+    # Nor is one at or below the tensors where the last piece ends.
+    stop = min((index.get(key, len(order)) for key, _ in last or ()), default=len(order))
     for cut in graph.cuts:
         at = index[cut]
+        if at >= stop:
+            break
         if at > last_origin and at - begin >= size and cut not in {k for k, _ in graph.starts}:
             yield order[begin:at], [(cut, number) for number in numbers[cut]]
             begin = at
-    yield order[begin:], list(graph.starts)
+    yield order[begin:], list(graph.starts) if last is None else last
 
 
 def _run_piece(
@@ -281,6 +285,20 @@ def log10(value: float) -> float:
     return NEVER if value == 0 else math.nan
 
 
+def plain_grads(
+    graph: Graph, cotangents: dict[Edge, Tensor], ends: list[Edge]
+) -> dict[Edge, Tensor]:
+    """Gradients at ``ends`` from one backward pass without hooks or rescaling."""
+    results = torch.autograd.grad(
+        [GradientEdge(_node(graph, key), number) for key, number in cotangents],
+        [GradientEdge(_node(graph, key), number) for key, number in ends],
+        grad_outputs=list(cotangents.values()),
+        retain_graph=True,
+        allow_unused=True,
+    )
+    return {e: g for e, g in zip(ends, results, strict=True) if g is not None}
+
+
 def plain_norm(graph: Graph, cotangents: dict[Edge, Tensor], ends: list[Edge]) -> float | None:
     """log10 |gradient at ``ends``| from one backward pass without hooks or rescaling.
 
@@ -288,39 +306,28 @@ def plain_norm(graph: Graph, cotangents: dict[Edge, Tensor], ends: list[Edge]) -
         The logarithm; ``None`` if the gradient left the range of floats on its way, where only
         rescaled passes can tell.
     """
-    results = torch.autograd.grad(
-        [GradientEdge(graph.nodes[key], number) for key, number in cotangents],
-        [GradientEdge(_node(graph, key), number) for key, number in ends],
-        grad_outputs=list(cotangents.values()),
-        retain_graph=True,
-        allow_unused=True,
-    )
-    size = _norm_of(grad for grad in results if grad is not None)
+    size = _norm_of(plain_grads(graph, cotangents, ends).values())
     # Entries of a gradient near the smallest float have lost digits: trust it well above.
     tiny = max(torch.finfo(grad.dtype).tiny for grad in cotangents.values())
     return math.log10(size) if math.isfinite(size) and size > tiny * 1e30 else None
 
 
-def stepwise_norm(graph: Graph, cotangents: dict[Edge, Tensor], piece: int) -> float | None:
-    """log10 |gradient at the starts| by rescaled passes without hooks.
+def stepwise_norm(
+    graph: Graph, cotangents: dict[Edge, Tensor], piece: int, ends: list[Edge]
+) -> float | None:
+    """log10 |gradient at ``ends``| by rescaled passes without hooks.
 
     The second opinion for gradients below the range of floats; cut at other places than the
     books' own pass.
     """
     scale = 0.0
     current = dict(cotangents)
-    for _, ends in _pieces(graph, cotangents, piece):
+    for _, stops in _pieces(graph, cotangents, piece, ends):
         size = _norm_of(current.values())
         if not (math.isfinite(size) and size > 0):
             return None
         scale += math.log10(size)
-        results = torch.autograd.grad(
-            [GradientEdge(graph.nodes[key], number) for key, number in current],
-            [GradientEdge(_node(graph, key), number) for key, number in ends],
-            grad_outputs=[grad / size for grad in current.values()],
-            retain_graph=True,
-            allow_unused=True,
-        )
-        current = {e: g for e, g in zip(ends, results, strict=True) if g is not None}
+        scaled = {edge: grad / size for edge, grad in current.items()}
+        current = plain_grads(graph, scaled, stops)
     size = _norm_of(current.values())
     return scale + math.log10(size) if size > 0 else None

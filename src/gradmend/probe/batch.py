@@ -64,7 +64,7 @@ class Feeder:
                 "yield (x, y) pairs or dicts, or pass forward=(model, batch) -> loss",
             )
         x, y = batch
-        output = model(*x) if isinstance(x, tuple) else model(x)
+        output = model(*x) if type(x) is tuple else model(x)  # not a PackedSequence
         return self.loss_fn(output, y)
 
     def owners(self, model: nn.Module) -> list[nn.Module]:

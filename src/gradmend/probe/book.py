@@ -117,7 +117,7 @@ class Bookkeeper:
         """
         flow = Flow()
         incoming: dict[tuple[int, int], float] = {}
-        entries = self._entries(span)
+        entries = self.entries(span)
         exits: dict[Edge, float] = {}
         border_in = stack([norm for _, norm in entries])
         for (edge, norm), weight in zip(entries, weights([n for _, n in entries]), strict=True):
@@ -229,7 +229,7 @@ class Bookkeeper:
                         add(flow.spans, where, part * weight)
                     todo.append((where, part * weight, value))
 
-    def _entries(self, span: int) -> list[tuple[Edge, float]]:
+    def entries(self, span: int) -> list[tuple[Edge, float]]:
         """Tensors made outside a container and read inside, with what it sends them back."""
         read = {
             target: None

@@ -102,7 +102,7 @@ class Auditor:
             return Books(ledger=ledger, tally=tally, keeper=keeper)
         flow = keeper.balance(self.top)
         exits = keeper.exits(self.top)
-        second = self._second_opinion(cotangents, exits)
+        second = self._second_opinion(cotangents, exits, [e for e, _ in keeper.entries(self.top)])
         ledger = Ledger(
             cotangent=name,
             total_decades=flow.own,
@@ -115,19 +115,33 @@ class Auditor:
         return Books(ledger=ledger, tally=tally, keeper=keeper, flow=flow)
 
     def _second_opinion(
-        self, cotangents: dict[Edge, Tensor], exits: dict[Edge, float]
+        self, cotangents: dict[Edge, Tensor], exits: dict[Edge, float], entries: list[Edge]
     ) -> float | None:
-        """The whole gain again, by backward passes without hooks."""
+        """The whole gain again, by backward passes without hooks.
+
+        From border to border, as the books are: what the loss reads past the model (an
+        autoencoder's target is its input) or what was done to the input before it is not the
+        model's gain. ``None`` where plain passes cannot tell the two apart.
+        """
         border = stack(list(exits.values()))
+        origin = cotangents
         if not any(edge in cotangents for edge in exits):
-            plain = backward.plain_norm(self.graph, cotangents, list(exits))
             mixed = any(edge in self.outputs_also_read_inside for edge in exits)
+            plain = backward.plain_norm(self.graph, cotangents, list(exits))
             if plain is not None and not mixed:
                 border = plain
-        inner = backward.plain_norm(self.graph, cotangents, list(self.graph.starts))
+                origin = backward.plain_grads(self.graph, cotangents, list(exits))
+            elif self._read_outside(entries):
+                return None
+        inner = backward.plain_norm(self.graph, origin, entries)
         if inner is None:
-            inner = backward.stepwise_norm(self.graph, cotangents, self.piece // 2 + 1)
+            inner = backward.stepwise_norm(self.graph, origin, self.piece // 2 + 1, entries)
         return None if inner is None else inner - border
+
+    def _read_outside(self, edges: list[Edge]) -> bool:
+        consumers = self.graph.consumers()
+        readers = [key for edge in edges for key, _ in consumers.get(edge, ())]
+        return any(self.top not in self.chain_of(key) for key in readers)
 
     @property
     def outputs_also_read_inside(self) -> set[Edge]:

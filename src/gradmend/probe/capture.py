@@ -193,7 +193,7 @@ class _Calls(TorchFunctionMode):
         name = getattr(func, "__name__", "operation")
         output = next((t for t in tensors_in(result) if t.is_floating_point()), None)
         node = output.grad_fn if output is not None else None
-        sequence = node._sequence_nr() if node is not None else None  # type: ignore[attr-defined]
+        sequence = node._sequence_nr() if node is not None else None
         source = calling_line()
         signal, channel_dim = None, -1
         if output is not None and sequence is not None and output.dim() >= 1:

@@ -113,7 +113,7 @@ class _Snapshot:
         todo: list[Any] = list(reversed(roots))
         while todo:
             value: Any = todo.pop()
-            if not isinstance(value, _FOLLOWED) or id(value) in seen:
+            if id(value) in seen or not _is_followed(value):
                 continue
             seen.add(id(value))
             if isinstance(value, nn.Module):
@@ -157,10 +157,14 @@ class _Snapshot:
             put(state)
 
 
-_FOLLOWED: tuple[type, ...] = (
+_FOLLOWED = (
     nn.Module, *_CONTAINERS, tuple, np.ndarray, torch.Generator, random.Random,
     np.random.RandomState, np.random.Generator,
 )  # fmt: skip
+
+
+def _is_followed(value: object) -> bool:
+    return isinstance(value, _FOLLOWED)
 
 
 class _Swap:
@@ -233,10 +237,12 @@ def _plain_execution() -> Iterator[None]:
             stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there")
         original = CheckpointFunction.__dict__.get("apply")
+        token = data_leaves.set(frozenset())  # ids of another look's leaves may be in use again
         CheckpointFunction.apply = staticmethod(_run_plainly)  # type: ignore[method-assign]
         try:
             yield
         finally:
+            data_leaves.reset(token)
             if original is None:
                 del CheckpointFunction.apply
             else:
@@ -275,7 +281,7 @@ data_leaves: ContextVar[frozenset[int]] = ContextVar("data_leaves", default=froz
 @contextmanager
 def _same_randomness() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
         try:
             yield

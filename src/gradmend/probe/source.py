@@ -107,7 +107,7 @@ def module_line(root: nn.Module, path: str) -> str | None:
     if module in _built:
         return _built[module]
     for owner, name in reversed(owners):
-        line = _assignments(type(owner)).get(name)
+        line = _assignments(type(owner)).get(name)  # type: ignore[arg-type]  # a class hashes
         if line:
             return line
     return None
@@ -126,8 +126,9 @@ def _assignments(cls: type) -> dict[str, str]:
         return {}  # built in a REPL or by exec: no source to point to
     found: dict[str, str] = {}
     for node in ast.walk(tree):
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        for target in targets:
+        if not isinstance(node, ast.Assign):
+            continue
+        for target in node.targets:
             if (
                 isinstance(target, ast.Attribute)
                 and isinstance(target.value, ast.Name)

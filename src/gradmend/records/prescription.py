@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 Scalar = str | int | float | bool | None
-Argument = Scalar | list[Scalar] | list[list[Scalar]]
+Argument = Scalar | Sequence[Scalar] | Sequence[Sequence[Scalar]]
 
 SCHEMA = 1
 """Version of the prescription's JSON form."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from gradmend.records.finding import Finding
@@ -48,7 +49,8 @@ def add_rezero_residual(
     References:
         Bachlechner et al. 2021 (ReZero); De and Smith 2020 (SkipInit); He et al. 2016.
     """
-    runs = [(w, act) for w, act in trace.pairs() if _fits(trace, w, act)]
+    uses = Counter(op.module for op in trace.operations)  # once: there may be 10,000 layers
+    runs = [(w, act) for w, act in trace.pairs() if _fits(trace, w, act, uses)]
     if len(runs) < 2:
         yield Refusal(
             remedy="add-rezero-residual",
@@ -78,11 +80,11 @@ def add_rezero_residual(
     )
 
 
-def _fits(trace: Trace, weights: Operation, act: Operation) -> bool:
+def _fits(trace: Trace, weights: Operation, act: Operation, uses: Counter[str]) -> bool:
     """A layer that keeps its width and feeds nothing but its own activation module, once each."""
     facts, kind = weights.weights, act.activation
     if facts is None or kind is None or not facts.module_is_plain or not kind.replaceable:
         return False
-    shared = sum(1 for op in trace.operations if op.module in (weights.module, act.module)) != 2
+    shared = sum(uses[module] for module in {weights.module, act.module}) != 2
     same_width = facts.kind == "linear" and facts.fan_in == facts.fan_out
     return same_width and not shared and trace.readers.get(weights.id, ()) == (act.id,)

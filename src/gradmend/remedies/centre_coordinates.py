@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from gradmend.records.finding import Finding
@@ -57,9 +58,11 @@ def centre_coordinates(
     depth = max(1, trace.chain_depth)
     critical = reference_gain("centred_sigmoid", depth)
     assert critical is not None
+    # Counted once: there may be 10,000 layers.
+    uses = Counter(op.module for op in (*trace.activations, *trace.weights))
     feeds, readers, reason = [], [], ""
     for op in sigmoids:
-        feed, read_by = _neighbours(trace, op)
+        feed, read_by = _neighbours(trace, op, uses)
         if feed is None:
             reason = f"{op.module or 'a sigmoid'} is not alone between plain linear layers"
             break
@@ -74,7 +77,8 @@ def centre_coordinates(
         return
     layers = list(dict.fromkeys([*(f.id for f in feeds), *(r.id for row in readers for r in row)]))
     operations = [trace.operations[number] for number in sorted(layers)]
-    gains = [critical.sigma_w if op in feeds else 1.0 for op in operations]
+    fed = {feed.id for feed in feeds}
+    gains = [critical.sigma_w if op.id in fed else 1.0 for op in operations]
     facts = [op.weights for op in operations if op.weights is not None]
     zeros: list[str | int | float | bool | None] = [0.0] * len(facts)
     yield Prescription(
@@ -121,23 +125,24 @@ def centre_coordinates(
     )
 
 
-def _neighbours(trace: Trace, op: Operation) -> tuple[Operation | None, list[Operation]]:
+def _neighbours(
+    trace: Trace, op: Operation, uses: Counter[str]
+) -> tuple[Operation | None, list[Operation]]:
     """The plain linear layers in front of and behind a sigmoid, if it is alone between them."""
     if op.activation is None or not op.activation.replaceable or len(op.upstream) != 1:
         return None, []
     feed = trace.operations[op.upstream[0]]
     readers = [trace.operations[number] for number in trace.readers.get(op.id, ())]
-    alone = sum(1 for other in trace.activations if other.module == op.module) == 1
-    plain = all(_is_plain(trace, layer) for layer in (feed, *readers))
+    alone = uses[op.module] == 1
+    plain = all(_is_plain(layer, uses) for layer in (feed, *readers))
     only_reader = trace.readers.get(feed.id, ()) == (op.id,)
     sole = all(layer.upstream == (op.id,) for layer in readers)
     ok = alone and plain and only_reader and sole and bool(readers)
     return (feed, readers) if ok else (None, [])
 
 
-def _is_plain(trace: Trace, op: Operation) -> bool:
+def _is_plain(op: Operation, uses: Counter[str]) -> bool:
     facts = op.weights
     if facts is None or facts.kind != "linear" or not facts.module_is_plain:
         return False
-    once = sum(1 for other in trace.weights if other.module == op.module) == 1
-    return facts.trainable and facts.bias is not None and once
+    return facts.trainable and facts.bias is not None and uses[op.module] == 1

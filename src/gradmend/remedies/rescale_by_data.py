@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from gradmend.records.finding import Finding
@@ -53,8 +54,8 @@ def rescale_by_data(
         for op in trace.weights
         if op.weights and op.weights.trainable and op.weights.module_is_plain and op.share > 0
     ]
-    used = [op.module for op in trace.weights]
-    fit = [op for op in layers if op.weights and op.weights.bias and used.count(op.module) == 1]
+    uses = Counter(op.module for op in trace.weights)
+    fit = [op for op in layers if op.weights and op.weights.bias and uses[op.module] == 1]
     if not fit or len(fit) < len(layers):
         yield Refusal(
             remedy="rescale-by-data",

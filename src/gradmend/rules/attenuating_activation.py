@@ -73,7 +73,7 @@ def attenuating_activation(trace: Trace, limits: Limits) -> Iterator[Finding]:
         microsoft/CNTK#476: six sigmoid layers train, seven do not.
     """
     total = trace.ledger.total_decades if trace.ledger else None
-    if total is None or total > -limits.warning_decades:
+    if total is None or not total <= -limits.warning_decades:  # NaN convicts nobody
         return
     guilty: dict[str, list[Operation]] = {}
     for op in trace.activations:
@@ -84,7 +84,7 @@ def attenuating_activation(trace: Trace, limits: Limits) -> Iterator[Finding]:
             guilty.setdefault(facts.function, []).append(op)
     for function, ops in guilty.items():
         lost = -sum(op.decades for op in ops)
-        if lost < limits.warning_decades:
+        if not lost >= limits.warning_decades:
             continue
         facts = ops[0].activation
         assert facts is not None and facts.steepest_slope is not None

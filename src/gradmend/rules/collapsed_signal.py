@@ -57,7 +57,7 @@ def collapsed_signal(trace: Trace, limits: Limits) -> Iterator[Finding]:
         Schoenholz et al. 2017 (correlation length xi_c); Glorot and Bengio 2010.
     """
     lost = trace.signal_lost
-    if lost is None or lost < limits.decades:
+    if lost is None or not lost >= limits.decades:  # NaN convicts nobody
         return
     yield Finding(
         code="GRF104",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -64,7 +65,9 @@ def depth_without_skip(trace: Trace, limits: Limits) -> Iterator[Finding]:
         Schoenholz et al. 2017 (trainable depth 6 xi).
     """
     total, depth = trace.total_decades, trace.chain_depth
-    if total is None or depth <= limits.layers or abs(total) < limits.horizon_decades:
+    if total is None or depth <= limits.layers:
+        return
+    if not limits.horizon_decades <= abs(total) < math.inf:  # NaN convicts nobody
         return
     largest = max((abs(op.decades) for op in trace.operations), default=0.0)
     if largest > 0.5 * abs(total):

@@ -54,7 +54,7 @@ def exploding_gradient(trace: Trace, limits: Limits) -> Iterator[Finding]:
         Bengio, Simard, Frasconi 1994; Pascanu, Mikolov, Bengio 2013; Hanin 2018.
     """
     total = trace.total_decades
-    if total is None or total < limits.decades:
+    if total is None or not total >= limits.decades:  # NaN convicts nobody
         return
     yield Finding(
         code="GRF103",

@@ -98,7 +98,7 @@ def init_gain_too_large(trace: Trace, limits: Limits) -> Iterator[Finding]:
         and act.activation.flat_share > limits.flat_share
         and _fed_by_a_layer(trace, weights)
     ]
-    if growth < limits.decades and len(flat) < max(1, len(large) // 2):
+    if not growth >= limits.decades and len(flat) < max(1, len(large) // 2):
         return
     weights, act, ratio = max(large, key=lambda pair: pair[2])
     assert weights.weights is not None and act.activation is not None

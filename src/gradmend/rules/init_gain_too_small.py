@@ -81,7 +81,7 @@ def init_gain_too_small(trace: Trace, limits: Limits) -> Iterator[Finding]:
         et al. 2017 (chi, criticality). torch's default: pytorch/pytorch#15314.
     """
     total = trace.total_decades
-    if total is None or total > -limits.warning_decades:
+    if total is None or not total <= -limits.warning_decades:  # NaN convicts nobody
         return
     guilty, ratios, functions = [], [], []
     pairs = list(trace.pairs())

@@ -76,7 +76,7 @@ def uncentred_activation(trace: Trace, limits: Limits) -> Iterator[Finding]:
         2010, section 3.1; Schoenholz et al. 2017 (correlation length).
     """
     lost = trace.signal_lost
-    if lost is None or lost < limits.warning_decades:
+    if lost is None or not lost >= limits.warning_decades:  # NaN convicts nobody
         return
     guilty: dict[str, list[Operation]] = {}
     for op in trace.activations:

@@ -70,7 +70,7 @@ def unscaled_input(trace: Trace, limits: Limits) -> Iterator[Finding]:
         rms = item.stats.rms
         largest = max(rms, item.feature_rms_max or 0.0)
         too_small = 0 < rms < limits.smallest_rms
-        if largest <= limits.rms and not too_small:
+        if not largest > limits.rms and not too_small:  # NaN convicts nobody
             continue
         observed, bound = (rms, limits.smallest_rms) if too_small else (largest, limits.rms)
         yield Finding(

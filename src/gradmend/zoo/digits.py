@@ -33,7 +33,8 @@ class Digits:
         """The training part in full batches, in an order drawn from ``seed``."""
         x, y = self.train
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-        return [(x[rows], y[rows]) for rows in order.split(size) if len(rows) == size]
+        starts = range(0, len(x) - size + 1, size)
+        return [(x[rows], y[rows]) for rows in (order[at : at + size] for at in starts)]
 
 
 def load_digits() -> Digits:

@@ -128,15 +128,14 @@ class FunctionalMLP(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         sizes = [features, *[width] * depth]
-        self.hidden = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)
-        )
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
         self.out = nn.Linear(width, classes)
         self.activation = activation
         self.detach_at = detach_at
         self.in_place = in_place
 
     def forward(self, x: Tensor) -> Tensor:
+        """Hidden layers one after the other, the activation called as a function."""
         for number, layer in enumerate(self.hidden):
             x = layer(x)
             if self.in_place:
@@ -193,6 +192,7 @@ class ResidualBlock(nn.Module):
         self.down = nn.Linear(2 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the branch to what came in."""
         result: Tensor = x + self.down(self.act(self.up(self.norm(x))))
         return result
 
@@ -222,6 +222,7 @@ class Transformer(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, classes] of tokens [B, L]."""
         h = self.tokens(x) + self.positions[: x.shape[1]]
         result: Tensor = self.head(self.encoder(h).mean(dim=1))
         return result
@@ -243,11 +244,16 @@ class Recurrent(nn.Module):
     def __init__(self, cell: str, width: int, classes: int) -> None:
         super().__init__()
         self.tokens = nn.Embedding(50, width)
-        kinds: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+        kinds: dict[str, type[nn.LSTM | nn.GRU | nn.RNN]] = {
+            "lstm": nn.LSTM,
+            "gru": nn.GRU,
+            "rnn": nn.RNN,
+        }
         self.body = kinds[cell](width, width, batch_first=True)
         self.head = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, classes] of tokens [B, L]."""
         states, _ = self.body(self.tokens(x))
         result: Tensor = self.head(states[:, -1])
         return result
@@ -272,6 +278,7 @@ class Dense(nn.Module):
         self.out = nn.Linear(features + depth * growth, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Concatenate, layer by layer."""
         for layer in self.layers:
             x = torch.cat([x, F.relu(layer(x))], dim=1)
         result: Tensor = self.out(x)
@@ -297,6 +304,7 @@ class SharedAutoencoder(nn.Module):
         self.repeats = repeats
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(rebuilt [B, features], code [B, width])."""
         code = self.act(self.encode(x))
         for _ in range(self.repeats):
             code = self.act(self.core(code))
@@ -310,6 +318,7 @@ def shared(repeats: int = 3, width: int = 16, features: int = 32) -> Specimen:
 
     def loss(output: Any, target: Tensor) -> Tensor:
         rebuilt, code = output
-        return F.mse_loss(rebuilt, target) + 1e-3 * code.square().mean()
+        result: Tensor = F.mse_loss(rebuilt, target) + 1e-3 * code.square().mean()
+        return result
 
     return Specimen(SharedAutoencoder(features, width, repeats), data, loss)
