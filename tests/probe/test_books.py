@@ -511,17 +511,17 @@ def test_a_norm_function_that_lies_is_found_out(
             return honest(grad) * (scale if wrong else 1.0)
 
     liar = Liar()
-    run_piece = backward._run_piece
+    tally = backward.tally
 
-    def lying_piece(*args: Any) -> Any:
+    def lying_tally(*args: Any, **options: Any) -> Any:
         liar.on = True
         try:
-            return run_piece(*args)
+            return tally(*args, **options)
         finally:
             liar.on = False
 
     monkeypatch.setattr(backward, "norm", liar.norm)
-    monkeypatch.setattr(backward, "_run_piece", lying_piece)
+    monkeypatch.setattr(backward, "tally", lying_tally)
     trace = look_at(specimen.model, specimen.batch, specimen.loss_fn)
     assert trace.ledger is not None
     assert trace.ledger.unexplained_decades == pytest.approx(abs(math.log10(scale)), abs=1e-9)

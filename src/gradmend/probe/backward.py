@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
+from torch.utils.hooks import RemovableHandle
 
 from gradmend.probe.graph import Edge, Graph, Node, accumulators, key_of
 
@@ -42,6 +44,11 @@ def tally(
 ) -> Tally:
     """Run the backward pass from ``cotangents`` and measure every booked norm.
 
+    One pass over the graph, linear in its size. Where a piece ends, all of the gradient passes
+    through one node: a hook in front of it rescales the gradient to norm one and keeps the
+    logarithm. Everything behind is linear in it, so the true norms are the measured ones times
+    the scales passed so far.
+
     Args:
         graph: The booked graph.
         cotangents: Gradient to start from, by tensor; each shaped like its tensor.
@@ -53,34 +60,165 @@ def tally(
     Returns:
         The tally; nodes the cotangents do not reach are missing from it.
     """
-    book = Tally()
-    consumers = graph.consumers()
-    shared = {edge: users for edge, users in consumers.items() if len(users) > 1}
-    pending_parameters: dict[int, list[tuple[float, Tensor]]] = {}
-    scale = 0.0
-    current = dict(cotangents)
-    silent = False
-    for nodes, ends in _pieces(graph, cotangents, piece):
-        size = _norm_of(current.values())
-        if not (math.isfinite(size) and size > 0):
-            silent = size == 0
-            break
-        scale += math.log10(size)
-        current = {edge: grad / size for edge, grad in current.items()}
-        current = _run_piece(
-            graph, book, nodes, ends, current, scale, shared, chain_of,
-            pending_parameters if want_parameters else None,
-        )  # fmt: skip
-        if not current:
-            break
-    for leaf, parts in pending_parameters.items():
-        book.parameters[leaf] = _log_norm_of_sum(parts)
-    if silent and want_parameters:
-        # What lies beyond the point where the gradient became zero gets exactly zero, too.
-        for found in graph.parameters.values():
-            for accumulator in found:
-                book.parameters.setdefault(id(accumulator.variable), NEVER)
-    return book
+    size = _norm_of(cotangents.values())
+    if not (math.isfinite(size) and size > 0):
+        return Tally()
+    listeners = _Listeners(graph, chain_of, want_parameters)
+    runs = [nodes for nodes, _ in _pieces(graph, cotangents, piece)]
+    for number, nodes in enumerate(runs):
+        for key in nodes:
+            listeners.listen(key, number)
+        if number:
+            listeners.rescale(nodes[0], number)
+    listeners.scales[0] = torch.tensor(size, dtype=torch.float64)
+    ends = list(graph.starts)
+    wanted = [GradientEdge(_node(graph, key), number) for key, number in ends]
+    if want_parameters:  # so that autograd computes what is sent there
+        asked = {
+            (key_of(child), number): GradientEdge(child, number)
+            for nodes in runs
+            for key in nodes
+            for _, child, number in graph.twigs.get(key, ())
+        }
+        wanted.extend(asked.values())
+    try:
+        results = torch.autograd.grad(
+            [GradientEdge(graph.nodes[key], number) for key, number in cotangents],
+            wanted,
+            grad_outputs=[grad / size for grad in cotangents.values()],
+            retain_graph=True,
+            allow_unused=True,
+        )
+    finally:
+        for handle in listeners.handles:
+            handle.remove()
+    arrived = {e: g for e, g in zip(ends, results, strict=False) if g is not None}
+    return listeners.finish(arrived, len(runs) - 1)
+
+
+class _Listeners:
+    """Hooks on the booked nodes, and what they heard; norms stay on the device until the end."""
+
+    def __init__(
+        self, graph: Graph, chain_of: Callable[[int], list[int]], want_parameters: bool
+    ) -> None:
+        self.graph = graph
+        self.chain_of = chain_of
+        self.want_parameters = want_parameters
+        self.handles: list[RemovableHandle] = []
+        self.scales: dict[int, Tensor] = {}
+        """Norm of the gradient where each piece begins, in units of the piece before; shape []."""
+        self.book = Tally()
+        self.expected = {
+            edge: len(users) for edge, users in graph.consumers().items() if len(users) > 1
+        }
+        self.heard: list[tuple[dict[Any, float], Any, int]] = []
+        self.norms: list[Tensor] = []
+        self.held: dict[Edge, list[tuple[int, Tensor]]] = {}
+        self.sprouts: dict[int, dict[Edge, tuple[Node, list[Tensor]]]] = {}
+        """By piece: what leaves the booked graph towards parameters. A parameter may be used in
+        several pieces, whose scales differ, so its gradient cannot be asked of autograd as one."""
+
+    def note(self, table: dict[Any, float], key: Any, grad: Tensor, piece: int) -> None:
+        """Remember the norm of a gradient that belongs to a piece."""
+        self.heard.append((table, key, piece))
+        self.norms.append(norm(grad))
+
+    def listen(self, key: int, piece: int) -> None:
+        """Measure what a node receives and sends."""
+        edges = self.graph.edges[key]
+        twigs = self.graph.twigs.get(key, ()) if self.want_parameters else ()
+
+        def hook(
+            grad_inputs: tuple[Tensor | None, ...], grad_outputs: tuple[Tensor | None, ...]
+        ) -> None:
+            for number, grad in enumerate(grad_outputs):
+                if grad is not None:
+                    self.note(self.book.totals, (key, number), grad, piece)
+            for position, target in edges:
+                grad = grad_inputs[position] if position < len(grad_inputs) else None
+                if grad is None:
+                    continue
+                self.note(self.book.passed, (key, position), grad, piece)
+                if target in self.expected:
+                    self.hold(target, key, grad, piece)
+            for position, child, number in twigs:
+                grad = grad_inputs[position] if position < len(grad_inputs) else None
+                if grad is not None:
+                    table = self.sprouts.setdefault(piece, {})
+                    table.setdefault((key_of(child), number), (child, []))[1].append(grad)
+
+        self.handles.append(self.graph.nodes[key].register_hook(hook))
+
+    def rescale(self, key: int, piece: int) -> None:
+        """Bring the gradient to norm one in front of a node that all of it passes through."""
+
+        def hook(grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+            size = torch.stack([norm(g) for g in grads if g is not None]).square().sum().sqrt()
+            # Zero and NaN are left as they are: what follows is zero or NaN, and says so.
+            usable = torch.isfinite(size) & (size > 0)
+            size = torch.where(usable, size, torch.ones_like(size))
+            self.scales[piece] = size
+            return tuple(None if g is None else g / size.to(g.dtype) for g in grads)
+
+        self.handles.append(self.graph.nodes[key].register_prehook(hook))
+
+    def hold(self, edge: Edge, key: int, grad: Tensor, piece: int) -> None:
+        """Keep contributions to a tensor with several readers until all are there."""
+        parts = self.held.setdefault(edge, [])
+        parts.append((key, grad))
+        if len(parts) == self.expected[edge]:
+            self.group(edge, self.held.pop(edge), piece)
+
+    def group(self, edge: Edge, parts: list[tuple[int, Tensor]], piece: int) -> None:
+        """Measure what each span contributes to a tensor that several operations read."""
+        members: dict[int, list[int]] = {}
+        for position, (key, _) in enumerate(parts):
+            for span in self.chain_of(key):
+                members.setdefault(span, []).append(position)
+        groups = self.book.groups.setdefault(edge, {})
+        for span, inside in members.items():
+            self.note(groups, span, _sum([parts[i][1] for i in inside]), piece)
+        outside = self.book.outside.setdefault(edge, {})
+        for span in self.chain_of(edge[0]):
+            inside = members.get(span, [])
+            if inside and len(inside) < len(parts):
+                others = [grad for i, (_, grad) in enumerate(parts) if i not in inside]
+                self.note(outside, span, _sum(others), piece)
+
+    def finish(self, arrived: dict[Edge, Tensor], last: int) -> Tally:
+        """Turn everything heard into logarithms, in true units."""
+        pieces = {key: piece for table, key, piece in self.heard if table is self.book.passed}
+        for edge, parts in self.held.items():  # some readers were not reached by the gradient
+            near = next(p for (key, _), p in pieces.items() if key == parts[0][0])
+            self.group(edge, parts, near)
+        for edge, grad in arrived.items():
+            self.note(self.book.totals, edge, grad, last)
+        logs: list[float] = []
+        scale = 0.0
+        for piece in range(last + 1):
+            scale += log10(float(self.scales[piece])) if piece in self.scales else 0.0
+            logs.append(scale)
+        if self.norms:
+            values = torch.stack(self.norms).tolist()
+            for (table, key, piece), value in zip(self.heard, values, strict=True):
+                table[key] = log10(value) + logs[piece]
+        if self.want_parameters:
+            self._measure_parameters(arrived, logs)
+        return self.book
+
+    def _measure_parameters(self, arrived: dict[Edge, Tensor], logs: list[float]) -> None:
+        last = len(logs) - 1
+        for (key, number), grad in arrived.items():
+            if key not in self.graph.nodes and self.graph.parameters.get(key):  # an embedding
+                table = self.sprouts.setdefault(last, {})
+                table[key, number] = (_node(self.graph, key), [grad])
+        parts: dict[int, list[tuple[float, Tensor]]] = {}
+        for piece, sprouts in self.sprouts.items():
+            for leaf, grad in _grown(sprouts):
+                parts.setdefault(id(leaf), []).append((logs[piece], grad))
+        for leaf_id, found in parts.items():
+            self.book.parameters[leaf_id] = _log_norm_of_sum(found)
 
 
 def _pieces(
@@ -114,92 +252,6 @@ def _pieces(
     yield order[begin:], list(graph.starts) if last is None else last
 
 
-def _run_piece(
-    graph: Graph,
-    book: Tally,
-    nodes: list[int],
-    ends: list[Edge],
-    grads: dict[Edge, Tensor],
-    scale: float,
-    shared: dict[Edge, list[tuple[int, int]]],
-    chain_of: Callable[[int], list[int]],
-    parameters: dict[int, list[tuple[float, Tensor]]] | None,
-) -> dict[Edge, Tensor]:
-    """Backward through one piece; returns the gradients at its ends, in units of 10^scale."""
-    where: list[tuple[dict, object]] = []  # type: ignore[type-arg]
-    norms: list[Tensor] = []
-    held: dict[Edge, list[tuple[int, Tensor]]] = {}
-    # A parameter may be used again below this piece, so its gradient cannot be asked of autograd
-    # here: the answer would hold those later uses, and the next pieces would count them again.
-    # What each node sends towards parameters is taken from its own hook instead.
-    sprouts: dict[Edge, tuple[Node, list[Tensor]]] = {}
-
-    def note(table: dict, key: object, grad: Tensor) -> None:  # type: ignore[type-arg]
-        where.append((table, key))
-        norms.append(norm(grad))
-
-    def watch(key: int) -> Callable[..., None]:
-        edges = graph.edges[key]
-        twigs = graph.twigs.get(key, ()) if parameters is not None else ()
-
-        def hook(
-            grad_inputs: tuple[Tensor | None, ...], grad_outputs: tuple[Tensor | None, ...]
-        ) -> None:
-            for number, grad in enumerate(grad_outputs):
-                if grad is not None:
-                    note(book.totals, (key, number), grad)
-            for position, target in edges:
-                grad = grad_inputs[position] if position < len(grad_inputs) else None
-                if grad is None:
-                    continue
-                note(book.passed, (key, position), grad)
-                if target in shared:
-                    held.setdefault(target, []).append((key, grad))
-            for position, child, number in twigs:
-                grad = grad_inputs[position] if position < len(grad_inputs) else None
-                if grad is not None:
-                    sprouts.setdefault((key_of(child), number), (child, []))[1].append(grad)
-
-        return hook
-
-    handles = [graph.nodes[key].register_hook(watch(key)) for key in nodes]
-    wanted = [GradientEdge(_node(graph, key), number) for key, number in ends]
-    if parameters is not None:  # so that autograd computes what is sent there
-        asked = {
-            (key_of(child), number): GradientEdge(child, number)
-            for key in nodes
-            for _, child, number in graph.twigs.get(key, ())
-        }
-        wanted.extend(asked.values())
-    try:
-        results = torch.autograd.grad(
-            [GradientEdge(graph.nodes[key], number) for key, number in grads],
-            wanted,
-            grad_outputs=list(grads.values()),
-            retain_graph=True,
-            allow_unused=True,
-        )
-    finally:
-        for handle in handles:
-            handle.remove()
-    onward = {e: g for e, g in zip(ends, results, strict=False) if g is not None}
-    for edge, grad in onward.items():
-        note(book.totals, edge, grad)
-    for edge, parts in held.items():
-        _note_groups(edge, parts, book, chain_of, note)
-    if norms:
-        values = torch.stack(norms).tolist()
-        for (table, key), value in zip(where, values, strict=True):
-            table[key] = log10(value) + scale
-    if parameters is not None:
-        for (key, number), grad in onward.items():
-            if key not in graph.nodes and graph.parameters.get(key):  # an embedding
-                sprouts[key, number] = (_node(graph, key), [grad])
-        for leaf, grad in _grown(sprouts):
-            parameters.setdefault(id(leaf), []).append((scale, grad))
-    return onward
-
-
 def _grown(sprouts: dict[Edge, tuple[Node, list[Tensor]]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Carry gradients from where they left the booked graph on to the parameters behind."""
     roots: list[GradientEdge] = []
@@ -221,29 +273,6 @@ def _grown(sprouts: dict[Edge, tuple[Node, list[Tensor]]]) -> Iterator[tuple[Ten
     for leaf, grad in zip(leaves.values(), results, strict=True):
         if grad is not None:
             yield leaf, grad
-
-
-def _note_groups(
-    edge: Edge,
-    parts: list[tuple[int, Tensor]],
-    book: Tally,
-    chain_of: Callable[[int], list[int]],
-    note: Callable[[dict, object, Tensor], None],  # type: ignore[type-arg]
-) -> None:
-    """Measure what each span contributes to a tensor that several operations read."""
-    members: dict[int, list[int]] = {}
-    for position, (key, _) in enumerate(parts):
-        for span in chain_of(key):
-            members.setdefault(span, []).append(position)
-    groups = book.groups.setdefault(edge, {})
-    for span, inside in members.items():
-        note(groups, span, _sum([parts[i][1] for i in inside]))
-    outside = book.outside.setdefault(edge, {})
-    for span in chain_of(edge[0]):
-        inside = members.get(span, [])
-        if inside and len(inside) < len(parts):
-            others = [grad for i, (_, grad) in enumerate(parts) if i not in inside]
-            note(outside, span, _sum(others))
 
 
 def _node(graph: Graph, key: int) -> Node:

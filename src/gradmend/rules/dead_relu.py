@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gradmend.records.finding import CannotJudge, Evidence, Finding, Severity
 from gradmend.records.trace import Trace
 from gradmend.registry import Case, limit, rule
+from gradmend.theory.activations import KNOWN, activation
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Limits:
         Case.of("mlp", depth=24, activation="relu"),
         Case.of("mlp", depth=4, activation="sigmoid", bad_layer=1, bad_bias=12.0),
         Case.of("cnn", depth=4, activation="relu"),
+        Case.of("mlp", depth=3, activation="tanh", scale=1e5),
     ],
 )
 def dead_relu(trace: Trace, limits: Limits) -> Iterator[Finding | CannotJudge]:
@@ -68,6 +70,8 @@ def dead_relu(trace: Trace, limits: Limits) -> Iterator[Finding | CannotJudge]:
         facts = op.activation
         if facts is None or not facts.dead_units or facts.dead_share < limits.dead_share:
             continue
+        if facts.function != "relu6" and _saturates(facts.function):
+            continue  # a slope that rounds to zero far out: saturated-activation says so
         if facts.samples < limits.samples:
             yield CannotJudge(
                 code="ACT104",
@@ -103,3 +107,7 @@ def dead_relu(trace: Trace, limits: Limits) -> Iterator[Finding | CannotJudge]:
         explains=("vanishing-gradient", "collapsed-signal", "detached-parameters"),
         exculpation="units alive on some sample",
     )
+
+
+def _saturates(function: str) -> bool:
+    return function in KNOWN and activation(function).bounded
