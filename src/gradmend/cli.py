@@ -179,10 +179,9 @@ def demo(
         budget=budget,
         folder=out,
     )
-    calm_torch()
     story = DemoStory(Console(stderr=as_json))
     story.open(setting.depth, setting.activation)
-    with _progress() as tell:
+    with calm_torch(), _progress() as tell:
         done = run_demo(setting, tell, story.show, render, sweep=depth_sweep)
     story.close(done)
     if as_json:

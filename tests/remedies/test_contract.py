@@ -125,7 +125,7 @@ def bits(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_prescriptions_apply_to_fresh_models_and_undo_exactly_and_keep_their_promises(
+def test_prescriptions_fit_fresh_models_undo_exactly_and_keep_promises(
     case: str,
 ) -> None:
     broken = []

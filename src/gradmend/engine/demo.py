@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -115,16 +116,23 @@ def build(setting: Setting, seed: int) -> nn.Sequential:
         return plain_network(setting.depth, setting.width, setting.activation, seed=seed)
 
 
-def calm_torch() -> None:
-    """Make this process fast at what the demo does; only for a process that is all ours.
+@contextmanager
+def calm_torch() -> Iterator[None]:
+    """Make torch fast at what the demo does, for the length of a block.
 
     One thread: layers of 64 units are too small to share, and threads that wait for each other
     on a busy machine cost a factor of ten. Denormals to zero: gradients that vanish pass through
     them, and they are many times slower on a CPU. Both change last bits, so nothing but the
-    demo's own command calls this.
+    demo's own command uses this.
     """
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
 
 
 def run_demo(

@@ -76,7 +76,7 @@ class Assembler:
                 ),
                 ledger_random=random,
                 non_finite=self.capture.non_finite or (None if math.isfinite(loss) else "loss"),
-                notes=self._notes(graph, loss),
+                notes=self._notes(graph, loss, books),
             )
         )
         return replace(trace, ledger=self._ledger(trace, auditor, describer, books))
@@ -203,6 +203,7 @@ class Assembler:
         }
         leaves = {id(tensor): tensor for tensor in self.shadow.values()}
         found = []
+        underflowed = books is not None and books.tally.underflowed
         for key, name in self.names.items():
             leaf = leaves[key]
             log10_grad = books.tally.parameters.get(key) if books else None
@@ -214,7 +215,7 @@ class Assembler:
                     trainable=leaf.requires_grad,
                     reached=key in graph.reached,
                     log10_grad=log10_grad,
-                    exact_zero=log10_grad == backward.NEVER,
+                    exact_zero=log10_grad == backward.NEVER and not underflowed,
                     stats=stats_of(leaf.detach()),
                     module=path,
                     module_called=id(module) in self.capture.called,
@@ -234,8 +235,13 @@ class Assembler:
             step=step,
         )
 
-    def _notes(self, graph: Graph, loss: float) -> tuple[str, ...]:
+    def _notes(self, graph: Graph, loss: float, books: Books | None) -> tuple[str, ...]:
         notes = []
+        if books is not None and books.tally.underflowed:
+            notes.append(
+                "some gradients fell out of the range of floats where nothing could be rescaled"
+                " (a skip runs past all of it): there, underflow and zero look alike"
+            )
         opaque = sorted(
             {
                 n.name()

@@ -32,6 +32,9 @@ class Tally:
     """For those, and spans that hold producer and some consumers: |sum of the others|."""
     parameters: dict[int, float] = field(default_factory=dict)
     """|gradient| of each reached leaf, by ``id``."""
+    underflowed: bool = False
+    """Whether a gradient came near the smallest float, where nothing could be rescaled: zeros
+    behind it may be underflow and are not called exact."""
 
 
 def tally(
@@ -201,8 +204,12 @@ class _Listeners:
             logs.append(scale)
         if self.norms:
             values = torch.stack(self.norms).tolist()
+            # Squares of entries underflow first: half of the range, and some digits' margin.
+            tiny = (torch.finfo(grad.dtype).tiny for grad in arrived.values())
+            near_zero = max(tiny, default=0.0) ** 0.5 * 1e5
             for (table, key, piece), value in zip(self.heard, values, strict=True):
                 table[key] = log10(value) + logs[piece]
+                self.book.underflowed |= 0 < value < near_zero
         if self.want_parameters:
             self._measure_parameters(arrived, logs)
         return self.book

@@ -67,8 +67,8 @@ def look(
             if dtype is attempts[-1]:
                 raise _as_bad_input(error, eager) from error
             notes.append(
-                "float64 books were not possible (the model fixes its own number type); "
-                "kept in the model's type, exact to about 1e-6 decades per layer"
+                f"float64 books were not possible ({' '.join(str(error).split())[:120]}); kept in"
+                " the model's own type, exact to about 1e-6 decades per layer"
             )
     own = next(eager.parameters())
     run = replace(
