@@ -7,11 +7,10 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -33,6 +32,12 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+# Newer typer carries click inside it and older typer depends on it, so click itself may be missing
+# or be another one than the one that raises. typer's own names are right with both.
+_UsageError: type[Exception] = next(
+    c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
+)
+
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout.")]
 Traceback = Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")]
 
@@ -46,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 1 findings at or above ``--fail-on``, 2 bad usage or input.
     """
-    arguments = sys.argv[1:] if argv is None else argv
+    arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     command = typer.main.get_command(app)
     try:
         status = command.main(args=arguments, prog_name="gradmend", standalone_mode=False)
@@ -55,17 +60,26 @@ def main(argv: list[str] | None = None) -> int:
         if "--traceback" in arguments:
             raise
         return _refuse(str(error))
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except (click.ClickException, click.Abort) as error:
-        text = error.format_message() if isinstance(error, click.ClickException) else "stopped"
-        return _refuse(f"{text} See: gradmend --help")
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except typer.Abort:
+        return _refuse("stopped. See: gradmend --help")
+    except _UsageError as error:
+        said = getattr(error, "format_message", error.__str__)().rstrip(".")
+        return _refuse(f"{said}{_given(error)}. See: gradmend --help")
     except KeyboardInterrupt:
         _refuse("stopped; nothing was left half-done")
         return 130
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _given(error: Exception) -> str:
+    """The value that was refused, where typer's own message leaves it out."""
+    listed = getattr(error.__cause__ or error.__context__, "errors", None)  # pydantic's
+    found = listed()[0].get("input") if listed is not None else None
+    return f", and it is '{found}'" if found is not None and str(found) not in str(error) else ""
 
 
 def _refuse(text: str) -> int:
@@ -94,7 +108,8 @@ def check(
     from gradmend.engine.factory import load_specimen
     from gradmend.engine.session import check as look
 
-    with _progress() as tell:
+    # What the user's own code prints is no result of ours: stdout holds the report alone.
+    with redirect_stdout(sys.stderr), _progress() as tell:
         tell(f"building {target}", None)
         model, batch, loss_fn = load_specimen(target)
         tell("looking at the gradient", None)
@@ -230,7 +245,9 @@ def _progress() -> Iterator[Callable[[str, float | None], None]]:
         BarColumn(bar_width=24),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    # Elsewhere even a transient one leaves an empty line, where an error must be one line alone.
+    disabled = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=disabled) as progress:
         task = progress.add_task("", total=None)
 
         def tell(text: str, share: float | None) -> None:

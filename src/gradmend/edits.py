@@ -251,7 +251,8 @@ def draw_weight(
     q = q * torch.sign(torch.diagonal(r))  # makes the distribution uniform (Mezzadri 2007)
     q = q if out >= fan_in else q.T
     # Columns are unit where out > in: scale up so that every output keeps its variance.
-    return (q * (gain * math.sqrt(max(1.0, out / fan_in)))).reshape(shape).contiguous()
+    drawn: Tensor = (q * (gain * math.sqrt(max(1.0, out / fan_in)))).reshape(shape).contiguous()
+    return drawn
 
 
 def _draw(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -305,8 +306,8 @@ def rescale_by_data(bench: Bench, edit: Edit) -> None:
     """Rescale each target layer on one batch: units centred, pre-activations at rms ``std``.
 
     One forward pass: each layer is corrected as it runs, so the next sees the corrected signal
-    (after LSUV, Mishkin and Matas 2016, with a mean per unit instead of one for all). ``orthogonal``
-    draws the weights anew first. ``targets`` are the layers' module paths.
+    (after LSUV, Mishkin and Matas 2016, with a mean per unit instead of one for all).
+    ``orthogonal`` draws the weights anew first. ``targets`` are the layers' module paths.
     """
     if bench.run_batch is None:
         raise CannotApply(

@@ -234,7 +234,9 @@ def rules() -> tuple[Rule, ...]:
 @cache
 def remedies() -> tuple[Remedy, ...]:
     """Every remedy, those that change least first."""
-    found = sorted(_discover("gradmend.remedies", Remedy), key=lambda r: (r.changes, r.name))
+    found = sorted(
+        _discover("gradmend.remedies", Remedy), key=lambda r: (max(r.changes), r.changes, r.name)
+    )
     _refuse_twins([r.name for r in found])
     return tuple(found)
 

@@ -95,9 +95,7 @@ def edits_for(name: str) -> dict[str, Edit]:
     layers, acts = PLACES[name]
     return {
         "initialise": draw(layers),
-        "replace_module": Edit(
-            kind="replace_module", targets=tuple(acts), args={"module": "Tanh"}
-        ),
+        "replace_module": Edit(kind="replace_module", targets=tuple(acts), args={"module": "Tanh"}),
         "wrap_residual": Edit(
             kind="wrap_residual", targets=tuple(layers[:2]), args={"parts": [[a] for a in acts]}
         ),

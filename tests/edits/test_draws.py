@@ -72,9 +72,7 @@ def test_biases_remove_the_mean_of_what_the_layer_reads() -> None:
     model = nn.Sequential(nn.Linear(8, 5))
     apply_edits(Bench(model=model), [draw(["0"], centres=[0.5], bias_stds=[0.0], gains=[4.0])])
     # float32: eps * gain * a few terms
-    torch.testing.assert_close(
-        model(torch.full((1, 8), 0.5)), torch.zeros(1, 5), rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(model(torch.full((1, 8), 0.5)), torch.zeros(1, 5), rtol=0, atol=1e-5)
 
 
 def test_the_random_part_of_a_bias_has_its_standard_deviation() -> None:
@@ -94,9 +92,7 @@ def test_a_layer_without_a_bias_is_drawn_without_one() -> None:
 
 
 def mlp() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(6, 9), nn.Sigmoid(), nn.Linear(9, 7), nn.Tanh(), nn.Linear(7, 3)
-    )
+    return nn.Sequential(nn.Linear(6, 9), nn.Sigmoid(), nn.Linear(9, 7), nn.Tanh(), nn.Linear(7, 3))
 
 
 def convnet() -> nn.Sequential:

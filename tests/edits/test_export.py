@@ -1,5 +1,7 @@
 """Edits that fold away leave a plain network that computes the same function."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from edit_subjects import edits_for, plain
@@ -17,7 +19,7 @@ SAME = 1e-10  # float64 rounding over some layers; a wrong fold is off by 0.01 o
 
 def sigmoid_net(widths: list[int], bias: float = 0.3) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         layers += [nn.Linear(a, b), nn.Sigmoid()]
     net = nn.Sequential(*layers[:-1]).double()
     for parameter in net.parameters():

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 import torch
 from edit_subjects import (
-    MODELS, PLACES, Record, batch, draw, edits_for, loss_of, plain, trained,
+    MODELS,
+    PLACES,
+    Record,
+    batch,
+    draw,
+    edits_for,
+    loss_of,
+    plain,
+    trained,
 )  # fmt: skip
 from torch import nn
 
@@ -138,7 +146,7 @@ FAILING: dict[str, tuple[Edit, str]] = {
         Edit(kind="replace_module", targets=("1", "nowhere"), args={"module": "Tanh"}), "nowhere"
     ),
     "rows of unlike length": (
-        draw(["0"], gains=[1.0, 1.0], centres=[0.0, 0.0], bias_stds=[0.0, 0.0], biases=[None, None]),
+        draw(["0"], gains=[1.0, 1.0], centres=[0.0] * 2, bias_stds=[0.0] * 2, biases=[None] * 2),
         "failed",
     ),
     "unknown weight in the middle": (draw(["0", "nowhere", "2"]), "nowhere"),

@@ -78,7 +78,7 @@ def test_a_rule_keeps_silent_on_its_near_misses(rule: Rule, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", [str(case) for case in HEALTHY])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_no_rule_says_a_word_about_a_healthy_network(case: str, seed: int) -> None:
     assert serious(case, seed) == []
 

@@ -10,21 +10,31 @@ from typing import Any
 
 import pytest
 
-from gradmend import registry
 from gradmend.errors import BadInput, UnknownName
 from gradmend.records.prescription import Change
 from gradmend.registry import (
-    FAMILIES, REMEDY_SECTIONS, RULE_SECTIONS, Case, Remedy, Rule, find, limit, read_page,
-    remedies, remedy, rule, rules,
+    FAMILIES,
+    REMEDY_SECTIONS,
+    RULE_SECTIONS,
+    Case,
+    Remedy,
+    Rule,
+    find,
+    limit,
+    read_page,
+    remedies,
+    remedy,
+    rule,
+    rules,
 )  # fmt: skip
 
 RULE_PAGE = "Summary.\n\n    " + "\n\n    ".join(f"{s}:\n        Text." for s in RULE_SECTIONS)
-REMEDY_PAGE = "Summary.\n\n    " + "\n\n    ".join(
-    f"{s}:\n        Text." for s in REMEDY_SECTIONS
-)
+REMEDY_PAGE = "Summary.\n\n    " + "\n\n    ".join(f"{s}:\n        Text." for s in REMEDY_SECTIONS)
 
 
-def make_rule(code: str = "ACT999", name: str = "my_rule", page: str = RULE_PAGE, **more: Any) -> Rule:
+def make_rule(
+    code: str = "ACT999", name: str = "my_rule", page: str = RULE_PAGE, **more: Any
+) -> Rule:
     def function(trace: Any, limits: Any) -> Iterator[Any]:
         del trace, limits
         yield from ()
@@ -100,7 +110,8 @@ def test_what_remedies_treat_are_rules() -> None:
 
 
 def test_remedies_come_in_the_order_of_how_much_they_change() -> None:
-    assert [r.changes for r in remedies()] == sorted(r.changes for r in remedies())
+    largest = [max(r.changes) for r in remedies()]
+    assert largest == sorted(largest)
 
 
 @pytest.mark.parametrize("missing", RULE_SECTIONS)
@@ -182,7 +193,7 @@ def test_rules_are_found_by_code_or_name_in_any_case(word: str) -> None:
 def test_unknown_names_come_with_the_closest_known_ones() -> None:
     with pytest.raises(UnknownName, match="dead-relu"):
         find("dead-rellu")
-    with pytest.raises(UnknownName, match="(?i)did you mean .*act101"):
+    with pytest.raises(UnknownName, match=r"(?i)did you mean .*act101"):
         find("ACT1O1")
     for word in ("", "qqqqqqqqq", "%s{}"):
         with pytest.raises(UnknownName, match="gradmend explain"):

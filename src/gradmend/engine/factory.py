@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -35,8 +35,8 @@ def load_specimen(target: str) -> tuple[nn.Module, Batch, LossFn]:
     module_name, _, factory_name = target.partition(":")
     if not module_name or not factory_name:
         raise BadInput(f"'{target}' names no factory", "", _FORM)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     with remember_construction():
         try:
             module = importlib.import_module(module_name)

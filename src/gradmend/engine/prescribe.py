@@ -54,6 +54,15 @@ def prescribe(findings: tuple[Finding, ...], trace: Trace, keep: Iterable[str] =
             if isinstance(answer, Refusal):
                 refusals.append(answer)
                 continue
+            if forbidden & set(answer.changes):  # more than the remedy declares: a plug-in's slip
+                refusals.append(
+                    Refusal(
+                        remedy=remedy.name,
+                        finding=treated[0].name,
+                        reason=f"it would change what keep={', '.join(keep)} forbids",
+                    )
+                )
+                continue
             named = replace(
                 answer,
                 remedies=(remedy.name,),

@@ -419,8 +419,8 @@ class Trial:
         after = statistics.fmean(a.score for a in repeats)
         seeds = f"{len(repeats)} seeds" if len(repeats) > 1 else "1 seed (the budget ended there)"
         reason = (
-            f"{arm.name}: unseen loss {before:.4g} -> {after:.4g} over {seeds} of {self.steps} steps;"
-            f" the smallest change that closes 90 % of the gap"
+            f"{arm.name}: unseen loss {before:.4g} -> {after:.4g} over {seeds} of {self.steps}"
+            " steps; the smallest change that closes 90 % of the gap"
         )
         return replace(
             self._verdict(True, reason, originals[0], others),

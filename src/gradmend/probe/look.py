@@ -47,6 +47,12 @@ def look(
         BadInput: If the model raises on the batch, or the loss cannot be followed back.
     """
     began = time.perf_counter()
+    if precision not in ("auto", "float64", "native"):
+        raise BadInput(
+            f"precision='{precision}' is none",
+            "",
+            "write 'auto', 'float64' or 'native'",
+        )
     notes: list[str] = []
     eager = getattr(model, "_orig_mod", model)
     if eager is not model:

@@ -55,4 +55,8 @@ class Stats:
     @property
     def std(self) -> float:
         """Population standard deviation of the finite entries."""
-        return math.sqrt(max(0.0, self.mean_square - self.mean**2)) if self.count else math.nan
+        return (
+            math.sqrt(max(0.0, self.mean_square - self.mean * self.mean))
+            if self.count
+            else math.nan
+        )

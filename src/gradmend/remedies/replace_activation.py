@@ -24,7 +24,7 @@ sub-exponentially, and plain ReLU nets of 100 layers at He's gain reach 9-31 % w
         "dead-relu",
         "init-gain-too-small",
     ],
-    changes=[Change.ACTIVATION],
+    changes=[Change.INITIALISATION, Change.ACTIVATION],  # keep="parameters" forbids it, too
 )
 def replace_activation(
     findings: tuple[Finding, ...], trace: Trace

@@ -65,7 +65,9 @@ def collapsed_signal(trace: Trace, limits: Limits) -> Iterator[Finding]:
         severity=Severity.ERROR,
         modules=(trace.weights[-1].module,),
         source=trace.weights[-1].source,
-        summary=f"differences between samples shrink by {lost:.1f} decades from first to last layer",
+        summary=(
+            f"differences between samples shrink by {lost:.1f} decades from first to last layer"
+        ),
         evidence=(
             Evidence(
                 quantity="signal lost across samples",

@@ -67,9 +67,9 @@ def init_gain_too_large(trace: Trace, limits: Limits) -> Iterator[Finding]:
         on the flats, where phi' = 0 and single units cannot learn.
 
     How it is measured:
-        sigma_w against the largest critical gain of the activation; and, to convict, decades gained in
-        the ledger, growth of the signal, or the share of entries with |phi'| below 5 % of its
-        steepest value.
+        sigma_w against the largest critical gain of the activation; and, to convict, decades
+        gained in the ledger, growth of the signal, or the share of entries with |phi'| below 5 %
+        of its steepest value.
 
     Silent when:
         Nothing grows and nothing saturates: a large gain that the next layer, a norm or a skip

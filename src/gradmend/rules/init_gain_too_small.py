@@ -19,8 +19,8 @@ class Limits:
     ratio: float = limit(
         0.8,
         unit="1",
-        source="sigma_w / smallest critical sigma_w; 0.8 is a decade in ten layers. Sampling noise of a "
-        "64 x 64 weight's gain is 1 %",
+        source="sigma_w / smallest critical sigma_w; 0.8 is a decade in ten layers. Sampling noise "
+        "of a 64 x 64 weight's gain is 1 %",
     )
     warning_decades: float = limit(
         4.0,
@@ -70,7 +70,8 @@ def init_gain_too_small(trace: Trace, limits: Limits) -> Iterator[Finding]:
 
     How it is measured:
         sigma_w from the weights themselves, against the smallest critical gain that the
-        activation has at any depth, by quadrature; judged only where the ledger shows that the gradient was lost.
+        activation has at any depth, by quadrature; judged only where the ledger shows that the
+        gradient was lost.
 
     Silent when:
         The gradient arrives (normalisation, skips, few layers), or theory does not know the

@@ -86,7 +86,8 @@ def saturated_activation(trace: Trace, limits: Limits) -> Iterator[Finding]:
         source=guilty[0].source,
         summary=(
             f"{len(guilty)} {worst.activation.function} layer(s) work on their flats:"
-            f" {share:.0%} of the entries of {worst.module or 'the worst'} have no slope to speak of"
+            f" {share:.0%} of the entries of {worst.module or 'the worst'}"
+            " have no slope to speak of"
         ),
         evidence=(
             Evidence(

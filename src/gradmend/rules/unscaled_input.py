@@ -18,7 +18,8 @@ class Limits:
     rms: float = limit(
         10.0,
         unit="units of the input",
-        source="AutoTrainer's omega_1 = 10 for mean |x| (Zhang et al. 2021); standardised data has 1",
+        source="AutoTrainer's omega_1 = 10 for mean |x| (Zhang et al. 2021); standardised data "
+        "has 1",
     )
     smallest_rms: float = limit(
         0.01,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -128,7 +129,7 @@ class FunctionalMLP(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         sizes = [features, *[width] * depth]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.out = nn.Linear(width, classes)
         self.activation = activation
         self.detach_at = detach_at
