@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from gradmend.edits import Bench, apply_edits, export_plain
-from gradmend.engine.data import Batches, TrialData, trial_data
+from gradmend.engine.data import MOST_BATCHES, Batches, TrialData, trial_data
 from gradmend.engine.diagnose import diagnose
 from gradmend.engine.files import read_prescription
 from gradmend.engine.predictions import check_predictions
@@ -172,6 +173,8 @@ def fix(
         raise BadInput(f"steps={steps} is no training", "", "pass at least 1, or leave it out")
     _check_optimizer(model, optimizer)
     feeder = Feeder(loss_fn=loss_fn, forward=forward)
+    if isinstance(batches, Iterator):  # used up by one pass: keep what it gave
+        batches = list(islice(batches, MOST_BATCHES))
     data = trial_data(batches, val)
     tell = tell or (lambda text, share: None)
     tell("looking at the gradient", 0.0)

@@ -10,7 +10,10 @@ from gradmend.records.trace import Operation, Trace
 from gradmend.registry import remedy
 from gradmend.theory.reference_gain import incoming_mean, reference_gain
 
-_ONE_LAYER = frozenset({"init-gain-too-small", "init-gain-too-large"})
+_ONE_LAYER = frozenset(
+    {"init-gain-too-small", "init-gain-too-large", "saturated-activation", "dead-relu"}
+)
+"""Causes that a single layer can be guilty of, so that the others may keep their weights."""
 
 
 @remedy(
@@ -55,11 +58,12 @@ def critical_init(findings: tuple[Finding, ...], trace: Trace) -> Iterator[Presc
         Depth-aware gain: gradmend.theory.critical.
     """
     pairs = list(trace.pairs())
-    only: set[str] | None = None
+    only: set[int] | None = None
     if findings and all(f.name in _ONE_LAYER for f in findings):
         blamed = {module for finding in findings for module in finding.modules}
-        if len(blamed) <= max(1, len(pairs) // 5):
-            only = blamed
+        guilty = {w.id for w, act in pairs if w.module in blamed or act.module in blamed}
+        if len(guilty) <= max(1, len(pairs) // 5):
+            only = guilty
     rows = []
     fed = {weights.id for weights, _ in pairs}
     activations = {weights.id: act for weights, act in pairs}
@@ -67,7 +71,7 @@ def critical_init(findings: tuple[Finding, ...], trace: Trace) -> Iterator[Presc
         facts = weights.weights
         if facts is None or not facts.trainable or not facts.module_is_plain:
             continue
-        if only is not None and weights.module not in only:
+        if only is not None and weights.id not in only:
             continue
         act = activations.get(weights.id)
         row = _row(trace, weights, act)
