@@ -1,0 +1,162 @@
+"""What edits work on, the primitives they are made of, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradmend.errors import CannotApply
+from gradmend.layers import Standardised
+
+RunBatch = Callable[[nn.Module], Any]
+"""Runs one forward pass of a model on a batch of data, for edits that look at data."""
+
+
+@dataclass(slots=True)
+class Bench:
+    """What edits work on, and the way back."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer | None = None
+    run_batch: RunBatch | None = None
+    """Given where edits may look at data; edits that must, refuse without it."""
+    seed: int = 0
+    """Added to every edit's own seed, so that trials can draw anew."""
+    undo_steps: list[Callable[[], None]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def undo(self) -> None:
+        """Take every edit back, last first, bit for bit."""
+        while self.undo_steps:
+            self.undo_steps.pop()()
+
+    # -- the primitives that every kind of edit is made of
+
+    def parameter(self, name: str) -> nn.Parameter:
+        """A parameter by name.
+
+        Raises:
+            CannotApply: If the model has none of that name.
+        """
+        path, _, leaf = name.rpartition(".")
+        found = inside(self.module(path))._parameters.get(leaf)
+        if found is None:
+            raise CannotApply(
+                f"the model has no parameter '{name}'",
+                "the prescription was written for another model",
+                "prescribe anew with gradmend.fix",
+            )
+        return found
+
+    def module(self, path: str) -> nn.Module:
+        """A module by path.
+
+        Paths are those of the model as it was prescribed for: a :class:`Standardised` that an
+        earlier edit put in does not count, or no other edit could be combined with it.
+        """
+        found = find(self.model, path)
+        if found is None:
+            raise CannotApply(
+                f"the model has no module '{path}'",
+                "the prescription was written for another model",
+                "prescribe anew with gradmend.fix",
+            )
+        return found
+
+    def write(self, parameter: Tensor, values: Tensor) -> None:
+        """Overwrite a tensor in place; its identity, and the optimizer's state for it, stay."""
+        if values.shape != parameter.shape:
+            raise CannotApply(
+                f"a value of shape {list(values.shape)} does not fit one of"
+                f" {list(parameter.shape)}",
+                "the prescription was written for another model",
+                "prescribe anew with gradmend.fix",
+            )
+        saved = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.copy_(values)
+
+        def back() -> None:
+            with torch.no_grad():
+                parameter.copy_(saved)
+
+        self.undo_steps.append(back)
+
+    def put(self, path: str, module: nn.Module) -> None:
+        """Set a module into its parent's place for ``path``; the root where that is empty."""
+        old = self.module(path)
+        # Not .train(): that would reach into wrapped modules, which keep the flags they have.
+        module.training = old.training
+        if isinstance(old, Standardised):
+            table, name, old = old._modules, "inner", old.inner
+        elif not path:
+            self.model = module
+            self.undo_steps.append(lambda: setattr(self, "model", old))
+            return
+        else:
+            parent_path, _, name = path.rpartition(".")
+            table = inside(self.module(parent_path))._modules
+        table[name] = module
+
+        def back() -> None:
+            table[name] = old
+
+        self.undo_steps.append(back)
+
+    def register(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Let a live optimizer train new parameters, in a group with its first group's options."""
+        new = list(parameters)
+        optimizer = self.optimizer
+        if optimizer is None or not new:
+            return
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise CannotApply(
+                "LBFGS trains the one group of parameters it was built with",
+                "it would never move the new ones",
+                "use another optimizer, or keep=['architecture']",
+            )
+        groups = optimizer.param_groups
+        options = {k: v for k, v in groups[0].items() if k not in ("params", "param_names")}
+        params: list[Any] = list(new)
+        if "param_names" in groups[0]:  # built from named_parameters(): it wants names for all
+            named = {id(p): name for name, p in self.model.named_parameters()}
+            params = [(named.get(id(p), f"new.{i}"), p) for i, p in enumerate(new)]
+        optimizer.add_param_group({**options, "params": params})
+        group = groups[-1]
+        self.notes.append(
+            f"{len(new)} new parameter(s) joined the optimizer in a group of their own"
+        )
+
+        def back() -> None:
+            # By identity: list.remove compares dicts, and so tensors, which have no truth value.
+            groups[:] = [other for other in groups if other is not group]
+            for parameter in new:
+                optimizer.state.pop(parameter, None)
+
+        self.undo_steps.append(back)
+
+
+def inside(module: nn.Module) -> nn.Module:
+    """What a :class:`Standardised` or ``torch.compile`` wraps; any other module itself."""
+    while True:
+        wrapped = module._modules.get("_orig_mod")
+        if isinstance(module, Standardised):
+            module = module.inner
+        elif wrapped is not None:
+            module = wrapped
+        else:
+            return module
+
+
+def find(model: nn.Module, path: str) -> nn.Module | None:
+    """A registered module by its path, which does not count ``Standardised`` on the way."""
+    for name in path.split(".") if path else ():
+        found = inside(model)._modules.get(name)
+        if found is None:
+            return None
+        model = found
+    return model
