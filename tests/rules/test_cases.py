@@ -106,6 +106,7 @@ PLANTED: dict[str, str] = {
     "init-gain-too-small": "attenuating-activation",  # sigmoid again: three causes at once
     "init-gain-too-large": "init-gain-too-large",
     "depth-without-skip": "attenuating-activation",  # depth is explained by what is lost per layer
+    "gain-unlike-theory": "gain-unlike-theory",
 }
 """For each rule, the finding that is first on its first case."""
 

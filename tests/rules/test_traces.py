@@ -32,6 +32,13 @@ def with_facts(trace: Trace, at: int, **changes: Any) -> Trace:
     return replace(trace, operations=tuple(ops))
 
 
+def with_gain(own: float, predicted: float) -> Trace:
+    trace = chain()
+    ops = list(trace.operations)
+    ops[2] = replace(ops[2], own_decades=own, predicted=predicted)
+    return replace(trace, operations=tuple(ops))
+
+
 def with_input(**changes: Any) -> Trace:
     trace = chain()
     return replace(trace, inputs=(replace(trace.inputs[0], **changes),))
@@ -91,6 +98,7 @@ LIMITS: dict[str, tuple[str, Callable[[float], Trace], float, int]] = {
         lambda d: chain(20, "relu", gain=math.sqrt(2) * (1.2 + d), total=9.0), 1e-4, 1,
     ),
     "depth, decades": ("depth-without-skip", lambda d: chain(20, total=-5.5 - d), E, 1),
+    "unlike theory": ("gain-unlike-theory", lambda d: with_gain(-3.0 - d, 0.0), E, 1),
     "depth, layers": ("depth-without-skip", lambda d: chain(9 + int(d), total=-9.0), 1, 1),
 }  # fmt: skip
 
