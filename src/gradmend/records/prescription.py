@@ -50,6 +50,37 @@ class Edit:
     args: dict[str, Argument] = field(default_factory=dict)
     """Numbers and names; lists run parallel to ``targets``."""
 
+    @classmethod
+    def initialise(
+        cls,
+        layers: Sequence[tuple[str, str | None]],
+        gains: Sequence[float],
+        *,
+        centres: Sequence[float] | None = None,
+        bias_stds: Sequence[float] | None = None,
+    ) -> Edit:
+        """Draw orthogonal weights anew.
+
+        Args:
+            layers: (weight, bias or ``None``) of each layer, by parameter name.
+            gains: sigma_w of each.
+            centres: Mean of what each reads, removed by its bias; zeros where not given.
+            bias_stds: Standard deviation of each bias's random part; zeros where not given.
+        """
+        zeros = [0.0] * len(layers)
+        return cls(
+            kind="initialise",
+            targets=tuple(weight for weight, _ in layers),
+            args={
+                "scheme": "orthogonal",
+                "seed": 0,
+                "biases": [bias for _, bias in layers],
+                "gains": list(gains),
+                "centres": list(centres or zeros),
+                "bias_stds": list(bias_stds or zeros),
+            },
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
@@ -61,6 +92,28 @@ class Prediction:
     high: float
     unit: str = "1"
     sentence: str = ""
+
+    @classmethod
+    def gradient_kept(cls, within: float) -> Prediction:
+        """The model's gradient changes by less than ``within`` decades, outputs to inputs."""
+        return cls(
+            quantity="total_decades",
+            low=-within,
+            high=within,
+            unit="decades",
+            sentence=f"the gradient keeps its size, outputs to inputs, within {within:g} decades",
+        )
+
+    @classmethod
+    def signal_kept(cls, within: float) -> Prediction:
+        """The signal across samples changes by less than ``within`` decades, first to last."""
+        return cls(
+            quantity="signal_lost",
+            low=-within,
+            high=within,
+            unit="decades",
+            sentence=f"the signal across samples keeps its size within {within:g} decades",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

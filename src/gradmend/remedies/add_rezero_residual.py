@@ -66,15 +66,7 @@ def add_rezero_residual(
                 args={"parts": [[act.module] for _, act in runs]},
             ),
         ),
-        predictions=(
-            Prediction(
-                quantity="total_decades",
-                low=-3.0,
-                high=3.0,
-                unit="decades",
-                sentence="the gradient keeps its size within three decades",
-            ),
-        ),
+        predictions=(Prediction.gradient_kept(3),),
         changes=(Change.RESIDUAL,),
         reason=f"{len(runs)} layers wrapped into h + alpha f(h)",
     )

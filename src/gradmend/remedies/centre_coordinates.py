@@ -80,7 +80,6 @@ def centre_coordinates(
     fed = {feed.id for feed in feeds}
     gains = [critical.sigma_w if op.id in fed else 1.0 for op in operations]
     facts = [op.weights for op in operations if op.weights is not None]
-    zeros: list[str | int | float | bool | None] = [0.0] * len(facts)
     yield Prescription(
         edits=(
             Edit(
@@ -91,34 +90,11 @@ def centre_coordinates(
                     "readers": [[op.module for op in row] for row in readers],
                 },
             ),
-            Edit(
-                kind="initialise",
-                targets=tuple(f.parameter for f in facts),
-                args={
-                    "scheme": "orthogonal",
-                    "seed": 0,
-                    "biases": [f.bias for f in facts],
-                    "gains": list(gains),
-                    "centres": zeros,
-                    "bias_stds": zeros,
-                },
-            ),
+            Edit.initialise([(f.parameter, f.bias) for f in facts], gains),
         ),
         predictions=(
-            Prediction(
-                quantity="total_decades",
-                low=-2.0,
-                high=2.0,
-                unit="decades",
-                sentence="the gradient keeps its size within two decades",
-            ),
-            Prediction(
-                quantity="signal_lost",
-                low=-2.0,
-                high=2.0,
-                unit="decades",
-                sentence="the signal across samples keeps its size within two decades",
-            ),
+            Prediction.gradient_kept(2),
+            Prediction.signal_kept(2),
         ),
         changes=(Change.INITIALISATION,),
         reason=f"{len(sigmoids)} sigmoids trained in centred coordinates",

@@ -87,34 +87,16 @@ def critical_init(findings: tuple[Finding, ...], trace: Trace) -> Iterator[Presc
         return
     yield Prescription(
         edits=(
-            Edit(
-                kind="initialise",
-                targets=tuple(row[1] for row in rows),
-                args={
-                    "scheme": "orthogonal",
-                    "seed": 0,
-                    "biases": [row[5] for row in rows],
-                    "gains": [row[2] for row in rows],
-                    "centres": [row[3] for row in rows],
-                    "bias_stds": [row[4] for row in rows],
-                },
+            Edit.initialise(
+                [(row[1], row[5]) for row in rows],
+                [row[2] for row in rows],
+                centres=[row[3] for row in rows],
+                bias_stds=[row[4] for row in rows],
             ),
         ),
         predictions=(
-            Prediction(
-                quantity="total_decades",
-                low=-2.0,
-                high=2.0,
-                unit="decades",
-                sentence="the gradient keeps its size from outputs to inputs within two decades",
-            ),
-            Prediction(
-                quantity="signal_lost",
-                low=-2.0,
-                high=2.0,
-                unit="decades",
-                sentence="the signal across samples keeps its size within two decades",
-            ),
+            Prediction.gradient_kept(2),
+            Prediction.signal_kept(2),
         ),
         changes=(Change.INITIALISATION,),
         reason=f"orthogonal weights at the critical gain in {len(rows)} layer(s)",

@@ -86,7 +86,6 @@ def replace_activation(
         for w, _ in guilty
         if w.weights and w.weights.module_is_plain and w.weights.trainable
     ]
-    zeros: list[str | int | float | bool | None] = [0.0] * len(layers)
     yield Prescription(
         edits=(
             Edit(
@@ -94,28 +93,11 @@ def replace_activation(
                 targets=tuple(dict.fromkeys(act.module for _, act in guilty)),
                 args={"module": new},
             ),
-            Edit(
-                kind="initialise",
-                targets=tuple(w.parameter for w in layers),
-                args={
-                    "scheme": "orthogonal",
-                    "seed": 0,
-                    "biases": [w.bias for w in layers],
-                    "gains": [critical.sigma_w] * len(layers),
-                    "centres": zeros,
-                    "bias_stds": zeros,
-                },
+            Edit.initialise(
+                [(w.parameter, w.bias) for w in layers], [critical.sigma_w] * len(layers)
             ),
         ),
-        predictions=(
-            Prediction(
-                quantity="total_decades",
-                low=-2.0,
-                high=2.0,
-                unit="decades",
-                sentence="the gradient keeps its size within two decades",
-            ),
-        ),
+        predictions=(Prediction.gradient_kept(2),),
         changes=(Change.INITIALISATION, Change.ACTIVATION),
         reason=f"{len(guilty)} activations become {new}",
     )

@@ -71,15 +71,7 @@ def rescale_by_data(
                 args={"std": 1.0, "orthogonal": True, "seed": 0},
             ),
         ),
-        predictions=(
-            Prediction(
-                quantity="signal_lost",
-                low=-1.0,
-                high=1.0,
-                unit="decades",
-                sentence="the signal across samples keeps its size within one decade",
-            ),
-        ),
+        predictions=(Prediction.signal_kept(1),),
         changes=(Change.INITIALISATION,),
         reason=f"{len(fit)} layers scaled and centred on a batch",
     )

@@ -4,6 +4,7 @@
 cases by these names and arguments, as data, so that rule files need no torch.
 """
 
+from gradmend.zoo import networks as networks  # importing it registers its specimens
 from gradmend.zoo.specimen import Specimen, build, names
 
 __all__ = ["Specimen", "build", "names"]

@@ -39,7 +39,6 @@ def specimen(function: Callable[..., Specimen]) -> Callable[..., Specimen]:
 
 def names() -> tuple[str, ...]:
     """Every specimen's name."""
-    _load()
     return tuple(sorted(_ENTRIES))
 
 
@@ -51,7 +50,6 @@ def build(name: str, /, *, seed: int = 0, **args: Any) -> Specimen:
     Raises:
         UnknownName: If there is no such specimen, or it takes no such argument.
     """
-    _load()
     if name not in _ENTRIES:
         close = difflib.get_close_matches(name, _ENTRIES, n=1)
         raise UnknownName(
@@ -66,7 +64,3 @@ def build(name: str, /, *, seed: int = 0, **args: Any) -> Specimen:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _ENTRIES[name](**args)
-
-
-def _load() -> None:
-    from gradmend.zoo import networks  # noqa: F401  importing it registers its specimens

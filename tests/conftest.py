@@ -5,11 +5,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+# Tiny models do not share work well, and threads that wait for each other on a busy machine
+# cost a factor of ten.
 torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
+    """Every test draws the same numbers, and leaves the random state as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
