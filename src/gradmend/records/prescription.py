@@ -82,6 +82,10 @@ class Edit:
         )
 
 
+def _decades(amount: float) -> str:
+    return f"{amount:g} decade{'' if amount == 1 else 's'}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """A number the edited model must show, or the remedy was wrong about it."""
@@ -101,7 +105,7 @@ class Prediction:
             low=-within,
             high=within,
             unit="decades",
-            sentence=f"the gradient keeps its size, outputs to inputs, within {within:g} decades",
+            sentence=f"the gradient keeps its size, outputs to inputs, within {_decades(within)}",
         )
 
     @classmethod
@@ -112,7 +116,7 @@ class Prediction:
             low=-within,
             high=within,
             unit="decades",
-            sentence=f"the signal across samples keeps its size within {within:g} decades",
+            sentence=f"the signal across samples keeps its size within {_decades(within)}",
         )
 
 

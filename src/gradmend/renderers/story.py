@@ -119,7 +119,7 @@ class DemoStory:
     def _sweep(self, done: Any) -> None:
         self._heading("accuracy against depth")
         table = Table(box=None, pad_edge=False)
-        for title in ("hidden layers", "decades lost", "as it is", "repaired"):
+        for title in ("hidden layers", "decades", "as it is", "repaired"):
             table.add_column(title, justify="right")
         for row in done.sweep:
             repaired = percent(row["accuracy_after"]) if row["remedies"] else "left alone"
