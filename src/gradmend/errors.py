@@ -16,7 +16,8 @@ class GradmendError(Exception):
         self.found, self.why, self.todo = found, why, todo
         # What was found may begin with a name of the user's, which keeps its case.
         parts = [found, *(part[0].upper() + part[1:] for part in (why, todo) if part)]
-        super().__init__(". ".join(part.rstrip(".") for part in parts) + ".")
+        text = ". ".join(part.rstrip(".") for part in parts)
+        super().__init__(text if text.endswith("?") else text + ".")
 
 
 class BadInput(GradmendError, ValueError):

@@ -107,6 +107,7 @@ PLANTED: dict[str, str] = {
     "init-gain-too-large": "init-gain-too-large",
     "depth-without-skip": "attenuating-activation",  # depth is explained by what is lost per layer
     "gain-unlike-theory": "gain-unlike-theory",
+    "non-finite-value": "non-finite-value",
 }
 """For each rule, the finding that is first on its first case."""
 

@@ -131,6 +131,11 @@ class Bench:
             f"{len(new)} new parameter(s) joined the optimizer in a group of their own"
         )
 
+        if "initial_lr" in groups[0]:
+            self.notes.append(
+                "a scheduler is attached: build it anew, it does not know the new group"
+            )
+
         def back() -> None:
             # By identity: list.remove compares dicts, and so tensors, which have no truth value.
             groups[:] = [other for other in groups if other is not group]

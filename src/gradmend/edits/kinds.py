@@ -225,6 +225,11 @@ def scale_learning_rate(bench: Bench, edit: Edit) -> None:
             group["lr"] = saved
 
         bench.undo_steps.append(back)
+    if any("initial_lr" in group for group in bench.optimizer.param_groups):
+        bench.notes.append(
+            f"a scheduler is attached: one that computes the rate from its own base (LambdaLR,"
+            f" OneCycleLR) will undo this; build it anew, or scale its base_lrs by {factor:.3g}"
+        )
 
 
 def centre_sigmoids(bench: Bench, edit: Edit) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gradmend.engine.state import randomness, set_randomness
 from gradmend.errors import BadInput
-from gradmend.probe.batch import Batch, batch_size, map_tensors
+from gradmend.probe.batch import Batch, batch_size, check_finite, map_tensors
 
 Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]
 
@@ -57,6 +57,8 @@ def trial_data(batches: Batches, val: Batches | None) -> TrialData:
         BadInput: If there is nothing to iterate, or too little to keep anything unseen.
     """
     train = _buffer(batches, "batches")
+    for batch in train:
+        check_finite(batch)
     if val is not None:
         return TrialData(train=train, unseen=_buffer(val, "val"))
     if len(train) >= 3:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,7 +78,8 @@ class Setting:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "report.html").touch()
+            if not os.access(self.folder, os.W_OK):
+                raise PermissionError(13, "permission denied")
         except OSError as error:
             raise BadInput(
                 f"{self.folder} cannot be written ({error.strerror})",
@@ -214,8 +216,11 @@ def _write_files(demo: Demo, plain: nn.Module, render: Callable[[Report], str]) 
 def lines_of_python(demo: Demo) -> str:
     """A script that builds the network anew, applies the prescription, and trains it."""
     setting = demo.setting
+    wrapped = any(edit.kind == "wrap_residual" for edit in demo.fixed.prescription.edits)
     network = f"{setting.depth}, {setting.width}, {setting.activation!r}"
     return f'''"""The demo's repair, applied to a freshly built network."""
+
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -223,23 +228,28 @@ import torch.nn.functional as F
 import gradmend
 from gradmend.zoo.digits import load_digits, plain_network
 
+torch.set_num_threads(1)  # as the demo ran, so that the figures agree
+torch.set_flush_denormal(True)
+
 digits = load_digits()
-batches = digits.batches({BATCH})
+batches = digits.batches({BATCH}, seed={setting.seed})
 model = plain_network({network}, seed={setting.seed + 1})
 optimizer = torch.optim.Adam(model.parameters(), lr={LEARNING_RATE})
 
 repaired = gradmend.apply(
-    {demo.files["prescription"].name!r}, model,
+    Path(__file__).with_name({demo.files["prescription"].name!r}), model,
     optimizer=optimizer, batches=batches, loss_fn=F.cross_entropy,
 )
 
+generator, order = torch.Generator().manual_seed({setting.seed}), []
 for step in range({demo.after.steps}):
-    x, y = batches[step % len(batches)]
+    order = order or torch.randperm(len(batches), generator=generator).tolist()
+    x, y = batches[order.pop()]
     optimizer.zero_grad()
     F.cross_entropy(repaired.model(x), y).backward()
     optimizer.step()
 
-plain = repaired.export()  # the plain architecture
+plain = repaired.export()  # {"with its residuals" if wrapped else "the plain architecture"}
 right = plain(digits.test[0]).argmax(dim=1) == digits.test[1]
 print(f"accuracy on unseen digits: {{right.float().mean():.1%}}")
 '''

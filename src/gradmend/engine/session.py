@@ -22,7 +22,7 @@ from gradmend.engine.prescribe import forbidden_changes, prescribe
 from gradmend.engine.shadow_training import train_shadow
 from gradmend.engine.trial import RUNGS, Deadline, Tell, Trial
 from gradmend.errors import BadInput
-from gradmend.probe.batch import Batch, Feeder, Forward, LossFn, map_tensors
+from gradmend.probe.batch import Batch, Feeder, Forward, LossFn, check_module, map_tensors
 from gradmend.probe.look import look
 from gradmend.records.codec import to_plain
 from gradmend.records.finding import Severity
@@ -70,6 +70,8 @@ def check(
         BadInput: If model, batch and loss do not fit together; in one line what and why.
     """
     feeder = Feeder(loss_fn=loss_fn, forward=forward)
+    if not isinstance(steps, int) or steps < 0:
+        raise BadInput(f"steps={steps!r} is no number of steps", "", "pass 0 or more")
     trace = look(model, batch, feeder, precision=precision)
     found = diagnose(trace)
     after = None
@@ -171,6 +173,7 @@ def fix(
     deadline = deadline_of(budget)
     if steps is not None and steps < 1:
         raise BadInput(f"steps={steps} is no training", "", "pass at least 1, or leave it out")
+    check_module(model)
     _check_optimizer(model, optimizer)
     feeder = Feeder(loss_fn=loss_fn, forward=forward)
     if isinstance(batches, Iterator):  # used up by one pass: keep what it gave

@@ -44,6 +44,9 @@ FINALISTS = 3
 """Arms trained to the end beside the original, at most, and never fewer than two if there are."""
 LEAST_GAIN = 0.02
 """Least share of the original's unseen loss that a repair must take off to count as one."""
+LEARNED = 0.1
+"""Least share of its own first loss that an arm must take off where the original diverged and
+there is nothing to compare it with."""
 
 Tell = Callable[[str, float], None]
 """Called with what is going on and the share of the work done, in [0, 1]."""
@@ -217,7 +220,7 @@ class Trial:
         finalists = [arm for arm in racing if arm.steps >= self.steps]
         others = tuple(arm.arm() for arm in arms)
         best = min(finalists, key=lambda arm: arm.score, default=None)
-        if best is None or not self._beats(best.score, original.score):
+        if best is None or not self._beats(best, original):
             return None, self._verdict(False, self._nothing(original, arms), original, others)
         # An original that diverged has no loss to measure a gap from; what it began with has.
         # Without that every finite arm would close "all" of an infinite gap, however bad.
@@ -231,9 +234,10 @@ class Trial:
         enough.sort(key=lambda arm: arm.prescription.size if arm.prescription else (0, 0, 0))
         for arm in enough:
             originals, repeats = self._confirm(original, arm)
-            if all(self._beats(b.score, a.score) for a, b in zip(originals, repeats, strict=True)):
+            if all(self._beats(b, a) for a, b in zip(originals, repeats, strict=True)):
                 closed = _gain(start, arm.score) / gap if gap else 1.0
                 return arm, self._proven(arm, originals, repeats, others, closed)
+            others += tuple(twin.arm() for twin in (*originals[1:], *repeats[1:]))
             self.tell(f"{arm.name} does not hold over seeds", 0.9)
         reason = "the best candidate did not beat the original with every seed; nothing was changed"
         return None, self._verdict(False, reason, original, others)
@@ -392,10 +396,17 @@ class Trial:
             return min(1.0, self.deadline.elapsed / self.deadline.seconds)
         return min(1.0, self.deadline.taken / self.deadline.steps) if self.deadline.steps else 0.0
 
-    def _beats(self, score: float, original: float) -> bool:
-        if not math.isfinite(score):
+    def _beats(self, arm: _Runner, original: _Runner) -> bool:
+        """Whether an arm ends clearly better than the original.
+
+        Where that diverged, whether the arm learned at all: a finite loss alone is no repair.
+        """
+        if not math.isfinite(arm.score):
             return False
-        return not math.isfinite(original) or _gain(original, score) > LEAST_GAIN * abs(original)
+        if math.isfinite(original.score):
+            return _gain(original.score, arm.score) > LEAST_GAIN * abs(original.score)
+        began = arm.losses[0][1]
+        return began - arm.score > LEARNED * abs(began)
 
     def _nothing(self, original: _Runner, arms: list[_Runner]) -> str:
         if not any(arm.steps for arm in arms):

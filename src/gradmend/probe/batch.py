@@ -179,6 +179,20 @@ def check_loss(loss: Any) -> Tensor:
     return loss if loss.dim() == 0 else loss.reshape(())
 
 
+def check_module(model: object) -> None:
+    """Refuse what is no module.
+
+    Raises:
+        BadInput: If it is not an ``nn.Module``.
+    """
+    if not isinstance(model, nn.Module):
+        raise BadInput(
+            f"the model is a {type(model).__name__}, not an nn.Module",
+            "only a module has parameters to look at",
+            "pass the module itself, or wrap a function in one",
+        )
+
+
 def check_fit(model: nn.Module, batch: Batch) -> None:
     """Find out, before running anything, what would make the forward pass fail obscurely.
 
@@ -231,6 +245,15 @@ def check_fit(model: nn.Module, batch: Batch) -> None:
             "the forward pass would raise",
             "move both to one device, for example x.to(device)",
         )
+    check_finite(batch)
+
+
+def check_finite(batch: Batch) -> None:
+    """Refuse NaN and infinity in the data.
+
+    Raises:
+        BadInput: If there is any, additive attention masks of 0 and -inf aside.
+    """
     for tensor in tensors_in(batch):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             if bool(((tensor == 0) | (tensor == -torch.inf)).all()):

@@ -61,12 +61,12 @@ class Describer:
         span = capture.spans[span_id]
         call = capture.call_of(key)
         called = call.name if call else None
-        leaves = [found.variable for found in graph.parameters.get(key, ())]
+        weighted = bool(graph.parameters.get(key)) or _reads_a_constant(node, kind)
         subject = Subject(
             key=key,
             kind=kind,
             name=kinds.operation_name(kind, called if call and call.output == key else None),
-            cause=kinds.cause_of(kind, called, has_parameter=bool(leaves)),
+            cause=kinds.cause_of(kind, called, has_parameter=weighted),
             span=span_id,
             module=span.path,
             call=call,
@@ -91,6 +91,10 @@ class Describer:
         direct = [_direct_leaf(child) for child, _ in node.next_functions]
         found = [leaf for leaf in direct if leaf is not None and id(leaf[0]) in self.names]
         matrices = [leaf for leaf in found if leaf[0].dim() >= 2]
+        own = module.weight if isinstance(module, _PLAIN) else None
+        if not matrices and own is not None and id(own) in self.names:
+            # Frozen: the graph does not hold it, the module does.
+            matrices = [(own, isinstance(module, nn.Linear))]
         if len(matrices) != 1:
             return None  # composed on the fly (weight norm, LoRA): no single tensor to speak of
         weight, transposed = matrices[0]
@@ -211,6 +215,15 @@ def _centring(weight: Tensor, bias: Tensor | None, fan_out: int) -> tuple[float,
     norm = float(sums.square().sum())
     a = -float((b * sums).sum()) / norm if norm > 0 else 0.0
     return a, float((b + a * sums).square().mean())
+
+
+def _reads_a_constant(node: Node, kind: str) -> bool:
+    """Whether one factor of a linear map is a tensor without gradient: a frozen weight."""
+    if not (kinds.LINEAR_MAPS.match(kind) or kinds.CONVOLUTIONS.match(kind)):
+        return False
+    first = 1 if kind.lower().startswith(("add", "baddbmm")) else 0  # an added bias comes first
+    factors = node.next_functions[first : first + 2]
+    return len(factors) == 2 and any(child is None for child, _ in factors)
 
 
 def _direct_leaf(node: Node | None) -> tuple[Tensor, bool] | None:

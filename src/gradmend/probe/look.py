@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradmend.errors import BadInput, GradmendError
 from gradmend.probe.assemble import Assembler
-from gradmend.probe.batch import Batch, Feeder, check_fit, check_loss, map_tensors
+from gradmend.probe.batch import Batch, Feeder, check_fit, check_loss, check_module, map_tensors
 from gradmend.probe.capture import run_captured
 from gradmend.probe.shadow import convert, data_leaves, make_shadow, untouched
 from gradmend.records.trace import Trace
@@ -47,6 +47,7 @@ def look(
         BadInput: If the model raises on the batch, or the loss cannot be followed back.
     """
     began = time.perf_counter()
+    check_module(model)
     if precision not in ("auto", "float64", "native"):
         raise BadInput(
             f"precision='{precision}' is none",

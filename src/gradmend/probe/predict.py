@@ -40,7 +40,7 @@ def predict(trace: Trace) -> dict[int, float]:
                 left = incoming.mean - w.bias_centring
                 square = incoming.square - incoming.mean**2 + left**2
                 q = w.fan_in * w.mean_square * square + w.bias_residual_square
-                outgoing = _Moments(square=q, mean=0.0)
+                outgoing = _Moments(square=q, mean=0.0) if math.isfinite(q) else None
         elif op.activation is not None and op.activation.function in KNOWN and incoming:
             act = op.activation
             q = float(f"{incoming.square:.4g}")  # quadrature is cached on four digits
@@ -49,7 +49,8 @@ def predict(trace: Trace) -> dict[int, float]:
             outgoing = _Moments(square=value, mean=mean)
         if outgoing is None and op.signal is not None:
             outgoing = _Moments(square=op.signal.mean_square, mean=op.signal.mean)
-        moments[op.id] = outgoing
+        known = outgoing is not None and math.isfinite(outgoing.square)
+        moments[op.id] = outgoing if known else None
     return gains
 
 

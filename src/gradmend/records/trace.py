@@ -243,7 +243,7 @@ class Trace:
         Negative when the signal grows; ``None`` with fewer than two linear maps or samples.
         """
         seen = [op.signal for op in self.weights if op.signal and op.signal.samples > 1]
-        if len(seen) < 2 or not seen[0].spread_square > 0:
+        if len(seen) < 2 or not seen[0].spread_square > 0 or self.non_finite is not None:
             return None
         # Rounding leaves about 1e-32 of the energy; an exact zero is at least that far down.
         last = max(seen[-1].spread_square, 1e-32 * seen[0].spread_square)

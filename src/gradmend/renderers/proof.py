@@ -16,6 +16,9 @@ from gradmend.renderers import numbers, treatment
 from gradmend.renderers.bars import sparkline
 from gradmend.renderers.tables import Look
 
+MOST_RIVALS = 12
+"""Rows of the race that a terminal shows."""
+
 
 def treatment_parts(report: Report, look: Look) -> Iterator[RenderableType]:
     """Prescription, what it promised, the trial that judged it, and what was refused."""
@@ -61,7 +64,8 @@ def verdict_parts(verdict: Verdict, look: Look) -> Iterator[RenderableType]:
         share = numbers.percent(verdict.gap_closed)
         yield Text(f"The winner reaches {share} of the best rival's gain over the original.")
     if verdict.rivals:
-        yield Text(f"Raced against {numbers.count(len(verdict.rivals), 'other training')}.")
+        yield Text(f"Raced against {numbers.count(len(verdict.rivals), 'other training')}:")
+        yield _rivals_table(verdict, look)
     cost = f"{numbers.count(verdict.steps, 'optimizer step')} in all"
     threads = numbers.count(verdict.threads, "thread")
     yield Text(f"{cost}, {numbers.seconds(verdict.seconds)} on {threads}.", style="dim")
@@ -86,6 +90,22 @@ def _trial_table(verdict: Verdict, look: Look) -> Table:
     for pair in treatment.pairings(verdict):
         table.add_row(
             Text(str(pair.seed)), *cells(pair.original, "red"), *cells(pair.winner, "green")
+        )
+    return table
+
+
+def _rivals_table(verdict: Verdict, look: Look) -> Table:
+    """The other arms of the race, best first: how far each got and with what loss."""
+    table = Table(box=None, padding=(0, 1, 0, 3), pad_edge=False, header_style="dim")
+    table.add_column("tried", no_wrap=True, width=look.width - 34)
+    table.add_column("steps", justify="right", width=6)
+    table.add_column("unseen loss", justify="right", width=14)
+    ranked = sorted(verdict.rivals, key=lambda arm: math.inf if arm.unseen is None else arm.unseen)
+    for arm in ranked[:MOST_RIVALS]:
+        table.add_row(
+            Text(look.cut(arm.name, look.width - 34)),
+            Text(str(arm.steps)),
+            Text(look.cut(treatment.unseen_words(arm), 14)),
         )
     return table
 

@@ -59,7 +59,12 @@ class DemoStory:
             "report": "the report, to read offline",
             "prescription": "the edits, as data",
             "python": "the lines of Python that apply it",
-            "model": "the repaired weights, plain architecture",
+            "model": "the repaired weights, "
+            + (
+                "with its residual blocks"
+                if any(edit.kind == "wrap_residual" for edit in done.fixed.prescription.edits)
+                else "plain architecture"
+            ),
         }
         for name, what in names.items():
             if name in done.files:

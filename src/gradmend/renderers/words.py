@@ -156,16 +156,20 @@ def books_line(ledger: Ledger) -> str:
         balance = "books not checked against a second backward pass"
     else:
         off = numbers.number(abs(ledger.unexplained_decades), 2)
+        off = "better than 1e-15" if off == "0" else off
         balance = f"books balance to {off} decades against a second backward pass"
     parts = [f"{balance} without hooks"]
     if ledger.imbalance is not None and math.isfinite(ledger.imbalance):
-        parts.append(f"at every level of the model to {numbers.number(ledger.imbalance, 2)}")
+        level = numbers.number(ledger.imbalance, 2)
+        parts.append(
+            f"at every level of the model to {'better than 1e-15' if level == '0' else level}"
+        )
     parts.append(f"kept in {visible(ledger.dtype)}")
     parts.append(f"from the outputs back to {visible(ledger.start)}")
     cotangent = {"loss": "the loss's own gradient", "random": "a random gradient"}
     parts.append(f"followed {cotangent.get(ledger.cotangent, visible(ledger.cotangent))}")
     if ledger.log10_cotangent is not None and math.isfinite(ledger.log10_cotangent):
-        parts.append(f"which starts at 10^{ledger.log10_cotangent:.1f}")
+        parts.append(f"which has norm 10^{ledger.log10_cotangent:.1f} at the outputs")
     return "; ".join(parts) + "."
 
 

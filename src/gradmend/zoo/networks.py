@@ -294,6 +294,29 @@ def dense(depth: int = 5, growth: int = 12, features: int = 32, classes: int = 1
     )
 
 
+class Overflowing(nn.Module):
+    """The logarithm of a number that may be negative, or the root of one that may be zero."""
+
+    def __init__(self, where: str, features: int, classes: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(features, classes)
+        self.where = where
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, classes], NaN where asked."""
+        h: Tensor = self.inner(x)
+        if self.where == "forward":
+            return torch.log(h)
+        return torch.sqrt(torch.relu(h)) if self.where == "backward" else h
+
+
+@specimen
+def overflowing(where: str = "nowhere", features: int = 8, classes: int = 4) -> Specimen:
+    """NaN on the ``forward`` pass (log), on the ``backward`` pass (sqrt at 0), or ``nowhere``."""
+    model = Overflowing(where, features, classes)
+    return Specimen(model, blobs(features, classes), F.cross_entropy)
+
+
 class SharedAutoencoder(nn.Module):
     """One layer used many times, and a decoder that is the encoder's transpose."""
 
