@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -266,11 +266,20 @@ def _write(path: Path, text: str) -> None:
         ) from None
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gradmend {version('gradmend')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Print the version and stop."
+        ),
+    ] = False,
+) -> None:
     """Finds where the gradients of a network vanish or explode, says why, proves the fix."""
-
-
-def version() -> str:
-    """The installed version."""
-    return str(importlib.import_module("gradmend").__version__)
+    del show_version  # unused: the callback has spoken

@@ -249,11 +249,14 @@ def find(word: str) -> Rule | Remedy:
     """
     every: dict[str, Rule | Remedy] = {r.name: r for r in remedies()}
     every.update({r.name: r for r in rules()})
-    every.update({r.code.lower(): r for r in rules()})
+    every.update({r.code: r for r in rules()})
+    spelt = {name.lower(): name for name in every}
     key = word.strip().lower().replace("_", "-")
-    if key in every:
-        return every[key]
-    close = difflib.get_close_matches(key, every, n=3, cutoff=0.5)
+    if key in spelt:
+        return every[spelt[key]]
+    begin = [name for name in spelt if key and name.startswith(key)]
+    near = difflib.get_close_matches(key, spelt, n=3, cutoff=0.5)
+    close = [spelt[name] for name in dict.fromkeys((*begin, *near))][:4]
     raise UnknownName(
         f"no rule or remedy is called '{word}'",
         "",

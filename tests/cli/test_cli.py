@@ -372,3 +372,16 @@ def test_the_commands_and_their_options_are_frozen() -> None:
         arguments = [p.name for p in sub.params if p.param_type_name == "argument"]
         found[name] = [*arguments, *sorted(o for o in options if o != "--help")]
     assert found == FROZEN
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gradmend {gradmend.__version__}\n"
+
+
+def test_the_beginning_of_a_code_suggests_the_codes_that_begin_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["explain", "ACT1"]) == 2
+    said = capsys.readouterr().err
+    assert "ACT101, ACT102, ACT103, ACT104?" in said and "?." not in said

@@ -105,3 +105,15 @@ def test_without_an_optimizer_the_new_parameters_are_simply_there() -> None:
     bench = apply_edits(Bench(model=model), [WRAP])
     assert len(alphas(model)) == 2
     assert bench.notes == []
+
+
+@pytest.mark.parametrize("kind", ["scale_learning_rate", "wrap_residual"])
+def test_an_attached_scheduler_is_spoken_of(kind: str) -> None:
+    # GIVEN an optimizer with a scheduler, which computes the rate from its own base
+    model = plain()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    # WHEN an edit changes what the scheduler does not know of
+    bench = apply_edits(Bench(model=model, optimizer=optimizer), [edits_for("sequential")[kind]])
+    # THEN the notes say so
+    assert any("scheduler" in note for note in bench.notes)

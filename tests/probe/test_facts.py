@@ -384,3 +384,21 @@ def test_random_cotangents_are_booked_beside_the_losss_own() -> None:
     assert trace.ledger_random.log10_cotangent == pytest.approx(0, abs=1e-12)
     # a random direction into a net at random weights fares as the loss's does, within a decade
     assert trace.ledger_random.total_decades == pytest.approx(trace.total_decades, abs=1.0)
+
+
+def test_frozen_weights_are_weights_and_not_products() -> None:
+    # GIVEN a deep net whose layers are frozen, all but the last
+    specimen = build("mlp", depth=30, activation="tanh")
+    for parameter in [*specimen.model.parameters()][:-2]:
+        parameter.requires_grad_(False)
+    trainable = build("mlp", depth=30, activation="tanh")
+    # WHEN both are looked at
+    frozen = look_at(specimen.model, specimen.batch, specimen.loss_fn)
+    free = look_at(trainable.model, trainable.batch, trainable.loss_fn)
+    # THEN the books are the same, and the facts say what cannot be trained
+    assert frozen.ledger is not None and free.ledger is not None
+    assert frozen.ledger.by_cause == pytest.approx(free.ledger.by_cause)
+    assert [op.weights.sigma_w for op in frozen.weights if op.weights] == pytest.approx(
+        [op.weights.sigma_w for op in free.weights if op.weights]
+    )
+    assert [op.weights.trainable for op in frozen.weights if op.weights] == [False] * 30 + [True]
