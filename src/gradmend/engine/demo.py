@@ -150,7 +150,8 @@ def run_demo(
     Args:
         setting: What to do.
         tell: Progress.
-        show: Called with the name of each finished stage (``before``, ``report``, ``fixed``,
+        show: Called with the name of each finished stage (``before``, ``report``, ``racing``,
+            ``fixed``,
             ``after``, ``sweep``) and what it gave.
         render: Turns the report into the page that is written.
         sweep: Also train and repair at several depths.
@@ -168,6 +169,7 @@ def run_demo(
     tell("booking the gradient", None)
     report = check(model, batches[0], F.cross_entropy)
     show("report", report)
+    show("racing", report)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     fixed = fix(
         model, batches, F.cross_entropy, optimizer=optimizer, val=[data.val], keep=setting.keep,

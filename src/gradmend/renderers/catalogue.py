@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,10 +16,10 @@ def list_text(every_rule: Sequence[Rule], every_remedy: Sequence[Remedy]) -> str
     """The catalogue, a line each."""
     lines = ["Rules: what gradmend finds", ""]
     for rule in every_rule:
-        lines.append(f"  {rule.code}  {rule.name:<24} {_short(rule.summary)}")
+        lines += _row(f"{rule.code}  {rule.name}", rule.summary)
     lines += ["", "Remedies: what it tries, smallest change first", ""]
     for remedy in every_remedy:
-        lines.append(f"  {remedy.name:<32} {_short(remedy.summary)}")
+        lines += _row(remedy.name, remedy.summary)
     lines += ["", "gradmend explain CODE prints a page."]
     return "\n".join(lines)
 
@@ -81,6 +82,15 @@ def plain_page(found: Rule | Remedy) -> dict[str, Any]:
         page["treats"] = list(found.treats)
         page["changes"] = [_words(change.name) for change in found.changes]
     return page
+
+
+def _row(name: str, summary: str) -> list[str]:
+    """A name and what it is, the words wrapped beside it to the terminal's width."""
+    width = max(60, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
+    head = f"  {name:<32} "
+    return textwrap.wrap(
+        _short(summary), width, initial_indent=head, subsequent_indent=" " * len(head)
+    )
 
 
 def _title(found: Rule | Remedy) -> str:

@@ -54,7 +54,6 @@ class DemoStory:
     def close(self, done: Any) -> None:
         """Say where everything is."""
         self._heading("Where everything is")
-        table = Table.grid(padding=(0, 2))
         names = {
             "report": "the report, to read offline",
             "prescription": "the edits, as data",
@@ -68,8 +67,9 @@ class DemoStory:
         }
         for name, what in names.items():
             if name in done.files:
-                table.add_row(Text(str(done.files[name]), style="bold"), what)
-        self.console.print(table)
+                # A line of its own: a path must never be cut.
+                self.console.print(Text(str(done.files[name]), style="bold"), soft_wrap=True)
+                self.console.print(f"    {what}")
         self.console.print(Text(f"{seconds(done.seconds)} in all.", style="dim"))
 
     def _heading(self, text: str) -> None:
@@ -98,8 +98,11 @@ class DemoStory:
         if not report.findings:
             self.console.print("Nothing is wrong with this network.")
 
-    def _fixed(self, report: Report) -> None:
+    def _racing(self, report: Report) -> None:
+        del report  # unused: the heading stands while the race runs
         self._heading("race the remedies, smallest change first")
+
+    def _fixed(self, report: Report) -> None:
         for part in treatment_parts(report, self.look):
             self.console.print(part)
 

@@ -84,7 +84,7 @@ def depth_without_skip(trace: Trace, limits: Limits) -> Iterator[Finding]:
         source=None,
         summary=(
             f"{depth} layers in a row {verb} {abs(per_layer):.2g} decades each; such layers pass"
-            f" a gradient through about {horizon:.0f}"
+            f" a gradient through about {horizon:.0f} of them"
         ),
         evidence=(
             Evidence(
