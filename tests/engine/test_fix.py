@@ -526,3 +526,19 @@ def test_check_with_steps_trains_a_copy_and_looks_again() -> None:
 def test_errors_of_every_kind_are_of_one_family() -> None:
     for error in (BadInput, CannotApply, UnknownName):
         assert issubclass(error, GradmendError)
+
+
+def test_a_later_batch_that_does_not_fit_is_one_line_and_nothing_is_changed() -> None:
+    # GIVEN a sick model, and data whose third batch has another width
+    specimen = build("mlp", depth=12, activation="sigmoid", width=16)
+    batches = [*specimen.batches]
+    batches[2] = (batches[2][0][:, :-1], batches[2][1])
+    optimizer = torch.optim.Adam(specimen.model.parameters(), lr=1e-3)
+    before = {name: value.clone() for name, value in specimen.model.state_dict().items()}
+    # WHEN it is to be fixed THEN one line says so
+    with pytest.raises(BadInput, match=r"raised RuntimeError while training.*nothing was changed"):
+        gradmend.fix(specimen.model, batches, specimen.loss_fn, optimizer=optimizer, steps=20)
+    # AND not a bit is different
+    after = specimen.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.grad is None for p in specimen.model.parameters())

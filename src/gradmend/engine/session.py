@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -21,7 +22,7 @@ from gradmend.engine.predictions import check_predictions
 from gradmend.engine.prescribe import forbidden_changes, prescribe
 from gradmend.engine.shadow_training import train_shadow
 from gradmend.engine.trial import RUNGS, Deadline, Tell, Trial
-from gradmend.errors import BadInput
+from gradmend.errors import BadInput, GradmendError
 from gradmend.probe.batch import Batch, Feeder, Forward, LossFn, check_module, map_tensors
 from gradmend.probe.look import look
 from gradmend.records.codec import to_plain
@@ -217,13 +218,15 @@ def fix(
         seeds=seeds,
         tell=tell,
     )
-    trial.steps = steps or _affordable_steps(trial, len(candidates.prescriptions))
+    with _users_errors_as_one_line(model):
+        trial.steps = steps or _affordable_steps(trial, len(candidates.prescriptions))
     if trial.steps < FEWEST_STEPS and steps is None:
         return unchanged(
             f"a budget of {budget} allows {trial.steps} steps per training, too few to prove"
             " anything; nothing was changed"
         )
-    winner, verdict = trial.run(candidates.prescriptions)
+    with _users_errors_as_one_line(model):
+        winner, verdict = trial.run(candidates.prescriptions)
     refusals = (*candidates.refusals, *trial.refusals)
     if winner is None or trial.bench is None:
         return unchanged(verdict.reason, verdict, refusals=refusals)
@@ -335,6 +338,25 @@ def with_optimizer(trace: Trace, optimizer: torch.optim.Optimizer) -> Trace:
             learning_rate=float(rate) if rate is not None else None,
         ),
     )
+
+
+@contextmanager
+def _users_errors_as_one_line(model: nn.Module) -> Iterator[None]:
+    """What the user's model, loss or data raise in a trial, told like any other bad input.
+
+    The trial has put everything back by then; the original error stays attached as the cause.
+    """
+    try:
+        yield
+    except (GradmendError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise BadInput(
+            f"{type(model).__name__} or its loss raised {type(error).__name__} while training:"
+            f" {' '.join(str(error).split())[:300]}",
+            "a trial trains on every batch, and one of them does not fit; nothing was changed",
+            "run your own loop over all batches once to see which",
+        ) from error
 
 
 def _affordable_steps(trial: Trial, candidates: int) -> int:
