@@ -542,3 +542,10 @@ def test_a_later_batch_that_does_not_fit_is_one_line_and_nothing_is_changed() ->
     after = specimen.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(p.grad is None for p in specimen.model.parameters())
+
+
+def test_nan_in_validation_data_is_refused_like_nan_in_training_data() -> None:
+    good, bad = (torch.ones(4, 2), torch.ones(4)), (torch.full((4, 2), math.nan), torch.ones(4))
+    for batches, val in (([good, good, bad], None), ([good, good], [bad])):
+        with pytest.raises(BadInput, match="NaN"):
+            trial_data(batches, val)

@@ -45,11 +45,7 @@ class Bench:
         path, _, leaf = name.rpartition(".")
         found = inside(self.module(path))._parameters.get(leaf)
         if found is None:
-            raise CannotApply(
-                f"the model has no parameter '{name}'",
-                "the prescription was written for another model",
-                "prescribe anew with gradmend.fix",
-            )
+            raise _of_another_model(f"the model has no parameter '{name}'")
         return found
 
     def module(self, path: str) -> nn.Module:
@@ -60,21 +56,14 @@ class Bench:
         """
         found = find(self.model, path)
         if found is None:
-            raise CannotApply(
-                f"the model has no module '{path}'",
-                "the prescription was written for another model",
-                "prescribe anew with gradmend.fix",
-            )
+            raise _of_another_model(f"the model has no module '{path}'")
         return found
 
     def write(self, parameter: Tensor, values: Tensor) -> None:
         """Overwrite a tensor in place; its identity, and the optimizer's state for it, stay."""
         if values.shape != parameter.shape:
-            raise CannotApply(
-                f"a value of shape {list(values.shape)} does not fit one of"
-                f" {list(parameter.shape)}",
-                "the prescription was written for another model",
-                "prescribe anew with gradmend.fix",
+            raise _of_another_model(
+                f"a value of shape {list(values.shape)} does not fit one of {list(parameter.shape)}"
             )
         saved = parameter.detach().clone()
         with torch.no_grad():
@@ -143,6 +132,12 @@ class Bench:
                 optimizer.state.pop(parameter, None)
 
         self.undo_steps.append(back)
+
+
+def _of_another_model(found: str) -> CannotApply:
+    return CannotApply(
+        found, "the prescription was written for another model", "prescribe anew with gradmend.fix"
+    )
 
 
 def inside(module: nn.Module) -> nn.Module:

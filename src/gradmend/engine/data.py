@@ -54,11 +54,9 @@ def trial_data(batches: Batches, val: Batches | None) -> TrialData:
         val: Batches to judge on, in the same forms; split off where not given.
 
     Raises:
-        BadInput: If there is nothing to iterate, or too little to keep anything unseen.
+        BadInput: If there is nothing to iterate, too little to keep anything unseen, or NaN in it.
     """
     train = _buffer(batches, "batches")
-    for batch in train:
-        check_finite(batch)
     if val is not None:
         return TrialData(train=train, unseen=_buffer(val, "val"))
     if len(train) >= 3:
@@ -97,6 +95,8 @@ def _buffer(batches: Batches, name: str) -> list[Batch]:
             "a trial trains on several batches",
             f"pass {name}=[(x, y)]",
         )
+    for batch in found:
+        check_finite(batch)
     return found
 
 

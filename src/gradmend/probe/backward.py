@@ -13,6 +13,7 @@ from torch.autograd.graph import GradientEdge
 from torch.utils.hooks import RemovableHandle
 
 from gradmend.probe.graph import Edge, Graph, Node, accumulators, key_of
+from gradmend.probe.statistics import wide
 
 NEVER = -math.inf
 """log10 of an exactly zero norm."""
@@ -291,8 +292,7 @@ def norm(grad: Tensor) -> Tensor:
     if grad.layout != torch.strided:
         grad = grad.coalesce().values()
     values = torch.view_as_real(grad) if grad.is_complex() else grad
-    wide = torch.float64 if values.device.type == "cpu" else torch.float32
-    result: Tensor = torch.linalg.vector_norm(values.detach(), dtype=wide)
+    result: Tensor = torch.linalg.vector_norm(values.detach(), dtype=wide(values))
     return result
 
 

@@ -25,6 +25,7 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode
 
 from gradmend.probe.source import calling_line
+from gradmend.probe.statistics import wide
 from gradmend.records.trace import Signal
 
 TOP = 0
@@ -223,7 +224,7 @@ def measure(x: Tensor, channel_dim: int = -1) -> Signal:
         x: Values, any shape; one dimension holds the units, all others are samples.
         channel_dim: The dimension of the units (1 for images [B, C, H, W], -1 for [.., D]).
     """
-    rows = x.movedim(channel_dim, -1).reshape(-1, x.shape[channel_dim]).to(_wide(x))
+    rows = x.movedim(channel_dim, -1).reshape(-1, x.shape[channel_dim]).to(wide(x))
     finite = torch.isfinite(rows)
     bad = int(rows.numel() - finite.sum())
     if bad:
@@ -242,10 +243,6 @@ def measure(x: Tensor, channel_dim: int = -1) -> Signal:
         samples=rows.shape[0],
         non_finite=bad,
     )
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.device.type == "cpu" else torch.float32
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

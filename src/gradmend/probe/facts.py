@@ -14,6 +14,7 @@ from gradmend.probe import kinds
 from gradmend.probe.capture import Call, Capture
 from gradmend.probe.graph import Graph, Node
 from gradmend.probe.source import module_line
+from gradmend.probe.statistics import wide
 from gradmend.records.trace import ActivationFacts, WeightFacts
 from gradmend.theory.activations import KNOWN, activation
 
@@ -142,9 +143,9 @@ class Describer:
         flat = FLAT * (steepest if steepest else largest)
         return ActivationFacts(
             function=name,
-            slope_rms=float(rows.to(_wide(rows)).square().mean().sqrt()),
+            slope_rms=float(rows.to(wide(rows)).square().mean().sqrt()),
             slope_max=largest,
-            flat_share=float((rows < flat).to(_wide(rows)).mean()),
+            flat_share=float((rows < flat).to(wide(rows)).mean()),
             dead_units=int((rows == 0).all(dim=0).sum()),
             units=rows.shape[1],
             samples=rows.shape[0],
@@ -192,13 +193,9 @@ def _function(node: Node, kind: str) -> tuple[str, float | None]:
 _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.device.type == "cpu" else torch.float32
-
-
 def _wide_of(x: Tensor) -> Tensor:
     x = x.detach()
-    return (x.abs() if x.is_complex() else x).to(_wide(x))
+    return (x.abs() if x.is_complex() else x).to(wide(x))
 
 
 def _centring(weight: Tensor, bias: Tensor | None, fan_out: int) -> tuple[float, float]:

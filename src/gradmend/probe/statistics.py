@@ -11,10 +11,15 @@ from gradmend.records.stats import Stats
 from gradmend.records.trace import Input
 
 
+def wide(x: Tensor) -> torch.dtype:
+    """The type to accumulate statistics in: float64 on a CPU, float32 where that is slow."""
+    return torch.float64 if x.device.type == "cpu" else torch.float32
+
+
 def stats_of(x: Tensor) -> Stats:
     """Sufficient statistics of a tensor of any shape and type."""
     values = torch.view_as_real(x) if x.is_complex() else x
-    values = values.reshape(-1).to(torch.float64 if x.device.type == "cpu" else torch.float32)
+    values = values.reshape(-1).to(wide(x))
     finite = torch.isfinite(values)
     kept = values[finite]
     if not kept.numel():
