@@ -10,17 +10,21 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
+import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradmend.errors import BadInput, UnknownName
 from gradmend.records.finding import CannotJudge, Finding
 from gradmend.records.prescription import Change, Prescription, Refusal
 from gradmend.records.trace import Trace
+
+if TYPE_CHECKING:  # it needs NumPy, which `gradmend explain` does without
+    from gradmend.records.history import History
 
 RULE_SECTIONS = (
     "What it finds",
@@ -56,7 +60,7 @@ FAMILIES = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A zoo model, by name and arguments, that a rule must fire on or keep silent about."""
+    """A model of the zoo (or a training, for a rule over runs), by name and arguments."""
 
     model: str
     args: dict[str, Any]
@@ -82,6 +86,7 @@ class NoLimits:
 
 
 RuleFunction = Callable[[Trace, Any], Iterable[Finding | CannotJudge]]
+LiveFunction = Callable[["History", Any], Iterable[Finding]]
 RemedyFunction = Callable[[tuple[Finding, ...], Trace], Iterable[Prescription | Refusal]]
 
 
@@ -91,17 +96,28 @@ class Rule:
 
     code: str
     name: str
-    function: RuleFunction
     limits: Any
-    fires_on: tuple[Case, ...]
-    silent_on: tuple[Case, ...]
     since: str
     summary: str
     sections: dict[str, str]
+    function: RuleFunction | None = None
+    """Judges one look; ``None`` for a rule that only a run can show."""
+    fires_on: tuple[Case, ...] = ()
+    silent_on: tuple[Case, ...] = ()
+    live: LiveFunction | None = None
+    """Judges a run as it grows; ``None`` for a rule that one look settles."""
+    live_fires_on: tuple[Case, ...] = ()
+    live_silent_on: tuple[Case, ...] = ()
 
     def __call__(self, trace: Trace) -> Iterator[Finding | CannotJudge]:
         """Judge a trace with this rule's own limits."""
-        yield from self.function(trace, self.limits)
+        if self.function is not None:
+            yield from self.function(trace, self.limits)
+
+    def over(self, history: History) -> Iterator[Finding]:
+        """Judge a run with this rule's own limits."""
+        if self.live is not None:
+            yield from self.live(history, self.limits)
 
     def limit_rows(self) -> list[tuple[str, float, str, str]]:
         """(name, default, unit, source) of each limit."""
@@ -138,32 +154,53 @@ def rule(
     fires_on: Iterable[Case],
     silent_on: Iterable[Case],
     limits: type = NoLimits,
+    live: LiveFunction | None = None,
+    live_fires_on: Iterable[Case] = (),
+    live_silent_on: Iterable[Case] = (),
     since: str = "0.1",
-) -> Callable[[RuleFunction], Rule]:
-    """Turn a function ``(trace, limits) -> findings`` into a rule.
+) -> Callable[[RuleFunction | LiveFunction], Rule]:
+    """Turn a function into a rule.
+
+    A function ``(trace, limits) -> findings`` judges one look, and its cases are models of the
+    zoo. A function ``(history, limits) -> findings`` judges a run while it grows, and its cases
+    are trainings of the zoo. A cause that both can show has one file: the function of a trace is
+    decorated, and ``live`` is the function of a history.
 
     Raises:
         ValueError: At import, if the docstring lacks a section, the code's family is unknown,
             or a limit has no unit or source.
     """
 
-    def wrap(function: RuleFunction) -> Rule:
+    def wrap(function: RuleFunction | LiveFunction) -> Rule:
         if code[:3] not in FAMILIES:
             raise ValueError(f"rule code {code} is of no known family: {', '.join(FAMILIES)}")
         summary, sections = read_page(function, RULE_SECTIONS)
         for f in fields(limits):
             if not (f.metadata.get("unit") and f.metadata.get("source")):
                 raise ValueError(f"limit {f.name} of {code} needs a unit and a source: limit(...)")
+        subject = next(iter(inspect.signature(function).parameters))
+        senses: dict[str, Any] = {
+            "function": function,
+            "fires_on": tuple(fires_on),
+            "silent_on": tuple(silent_on),
+            "live": live,
+            "live_fires_on": tuple(live_fires_on),
+            "live_silent_on": tuple(live_silent_on),
+        }
+        if subject == "history":
+            senses = {
+                "live": function,
+                "live_fires_on": tuple(fires_on),
+                "live_silent_on": tuple(silent_on),
+            }
         return Rule(
             code=code,
             name=_name_of(function),
-            function=function,
             limits=limits(),
-            fires_on=tuple(fires_on),
-            silent_on=tuple(silent_on),
             since=since,
             summary=summary,
             sections=sections,
+            **senses,
         )
 
     return wrap

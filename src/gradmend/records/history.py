@@ -52,6 +52,9 @@ TABLES: dict[str, tuple[Quantity, ...]] = {
         ("seconds", "s", "since the step before"),
         ("log10_update_norm", "decades", "log10 |change of the weights| over all parameters"),
         ("unchanged_share", "share", "of all weights, those bitwise the same after the step"),
+        ("not_cleared", "0 or 1", "the gradients of the step before were there when backward began"),
+        ("clip_late", "0 or 1", "clipping came after the step, where it does nothing"),
+        ("clip_scaled", "0 or 1", "clipping came before the loss scale was taken out"),
     ),
     "gradient": _quantities(
         ("state", "code", "0 None, 1 exactly zero, 2 finite, 3 holds NaN or infinity"),
@@ -138,10 +141,23 @@ class Column:
 class Event:
     """Something that happened at a step.
 
-    Kinds: ``note`` (what cannot be seen and why), ``non-finite``, ``crash``, ``look``,
-    ``finding-begins`` and ``finding-clears``, ``stopped``, and facts of wiring: ``loss-graph``,
-    ``not-cleared``, ``clip-after-step``, ``clip-before-unscale``, ``changed-outside``, ``frozen``,
-    ``added``, ``module-state``, ``input``, ``histogram`` is kept apart.
+    Kinds, and what ``facts`` holds:
+
+    - ``note``: what cannot be seen, and why.
+    - ``loss-graph``: ``tail`` (operations next to the loss, each with ``op``, ``shape``, ``reads``),
+      ``flat`` (operations without a derivative), ``unreached`` (trainable parameters that the loss
+      does not depend on). When it changes; ``where`` is the optimizer that steps next.
+    - ``module-state``: ``class``, ``training``, and ``p`` of a dropout or ``values_per_channel`` of a
+      batch norm. When it changes; ``where`` is the module.
+    - ``input``: ``shape``, ``dtype``, ``mean``, ``std``, ``constant_share`` (features that are the
+      same in every sample).
+    - ``cells``: a recurrent cell called in a loop: ``calls``, and ``detached``, those whose state
+      had no history although it was no zero state.
+    - ``non-finite``: ``direction`` (forward, loss, backward, weights), ``operation``, ``source``,
+      ``last_good``, ``replayed``, ``why`` it was not.
+    - ``look``: findings of a full look: ``findings`` (as dicts).
+    - ``crash``: ``error``. ``stopped``: ``reason``.
+    - ``finding-begins``, ``finding-clears``: ``code``, ``name``, ``severity``.
     """
 
     step: int

@@ -1,0 +1,115 @@
+"""When the dear measurements are taken: as often as the budget pays for, and no more."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from gradmend.errors import BadInput
+
+FREE_SECONDS = 0.3
+"""What all tiers together may spend beyond their share, once: so that a run of seconds is seen."""
+
+
+@dataclass(kw_only=True)
+class Tier:
+    """One kind of measurement and its share of the budget."""
+
+    share: float
+    """Of the budget; the shares of all tiers add up to at most 1."""
+    stride: int = 1
+    """Fewest steps between two, however much credit there is."""
+    cost: float = 0.0
+    """Seconds of one, a running mean; 0 before the first."""
+    cost_in_steps: float = 0.0
+    """What the first one is expected to cost, in steps of the training."""
+    spent: float = 0.0
+    last: int = -1_000_000
+
+
+class Schedule:
+    """A bucket of credit for each tier, filled by the training's own time.
+
+    A tier is due when its stride has passed and its credit (its share of the budget, of the
+    seconds trained so far, less what it spent) pays for the next one. So over a run the cost stays
+    within the budget whatever the model, the machine or their noise.
+
+    Args:
+        budget: Share of the training's time that watching may take; infinite measures everything
+            at its stride.
+        tiers: By name.
+    """
+
+    def __init__(self, budget: float, tiers: dict[str, Tier]) -> None:
+        self.budget = budget
+        self.tiers = tiers
+        self.trained = 0.0
+        """Seconds of training, our own excluded."""
+        self.steps = 0
+        self._urgent: set[str] = set()
+
+    @property
+    def spent(self) -> float:
+        """Seconds that all tiers took."""
+        return sum(tier.spent for tier in self.tiers.values())
+
+    def passed(self, seconds: float) -> None:
+        """A step of the training took so long, without us."""
+        self.trained += seconds
+        self.steps += 1
+
+    def due(self, name: str, step: int) -> bool:
+        """Whether a tier may measure at this step."""
+        tier = self.tiers[name]
+        if name in self._urgent:
+            return True
+        if step - tier.last < tier.stride:
+            return False
+        return self.credit(name) >= self._price(tier)
+
+    def credit(self, name: str) -> float:
+        """Seconds that a tier may spend now."""
+        if self.budget == float("inf"):
+            return float("inf")
+        tier = self.tiers[name]
+        return tier.share * (FREE_SECONDS + self.budget * self.trained) - tier.spent
+
+    def _price(self, tier: Tier) -> float:
+        if tier.cost or not self.steps:
+            return tier.cost
+        return tier.cost_in_steps * self.trained / self.steps
+
+    def took(self, name: str, step: int, seconds: float) -> None:
+        """A tier measured at this step."""
+        tier = self.tiers[name]
+        tier.spent += seconds
+        # A first measurement warms caches and compiles; it says too much about the next.
+        tier.cost = seconds if not tier.cost else min(seconds, 0.7 * tier.cost + 0.3 * seconds)
+        tier.last = step
+        self._urgent.discard(name)
+
+    def hurry(self, *names: str) -> None:
+        """Something happened: measure at the next step, on credit."""
+        self._urgent.update(name for name in names if self.credit(name) > -FREE_SECONDS)
+
+
+def read_budget(budget: str | float) -> float:
+    """A share of time from ``"2%"``, ``0.02`` or ``"all"`` (everything, at any cost).
+
+    Raises:
+        BadInput: If it is none of these.
+    """
+    if budget == "all":
+        return float("inf")
+    if isinstance(budget, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*%\s*", budget)
+        value = float(found.group(1)) / 100 if found else float("nan")
+    else:
+        value = float(budget)
+    if not 0 < value <= 10:
+        raise BadInput(
+            f"budget={budget!r} is no share of time",
+            "it bounds what watching may cost",
+            "write '2%', 0.02, or 'all' for everything at every step",
+        )
+    return value

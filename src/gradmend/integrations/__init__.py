@@ -1,0 +1,1 @@
+"""Ways into somebody else's program: running a script, waiting for an import."""
