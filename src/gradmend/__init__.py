@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gradmend.engine.session import apply as apply
     from gradmend.engine.session import check as check
     from gradmend.engine.session import fix as fix
+    from gradmend.engine.watching.watch import Watch as Watch
+    from gradmend.engine.watching.watch import watch as watch
     from gradmend.errors import BadInput as BadInput
     from gradmend.errors import CannotApply as CannotApply
     from gradmend.errors import GradmendError as GradmendError
@@ -28,7 +30,9 @@ _HOME = {
     "check": "gradmend.engine.session",
     "fix": "gradmend.engine.session",
     "apply": "gradmend.engine.session",
+    "watch": "gradmend.engine.watching.watch",
     "Fix": "gradmend.engine.session",
+    "Watch": "gradmend.engine.watching.watch",
     "Report": "gradmend.records.report",
     "Finding": "gradmend.records.finding",
     "Prescription": "gradmend.records.prescription",
@@ -51,10 +55,12 @@ __all__ = [
     "Report",
     "UnknownName",
     "Verdict",
+    "Watch",
     "__version__",
     "apply",
     "check",
     "fix",
+    "watch",
 ]
 
 

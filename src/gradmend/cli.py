@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from gradmend.errors import BadInput, GradmendError
+from gradmend.integrations.ending import Outcome, finish
 from gradmend.records.codec import to_plain
 from gradmend.records.finding import Severity
 
@@ -55,7 +56,6 @@ def main(argv: list[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         status = command.main(args=arguments, prog_name="gradmend", standalone_mode=False)
-        return int(status) if isinstance(status, int) else 0
     except GradmendError as error:
         if "--traceback" in arguments:
             raise
@@ -73,6 +73,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    if isinstance(status, Outcome):  # a script was run: end as Python would have with it
+        finish(status)
+    return int(status) if isinstance(status, int) else 0
 
 
 def _given(error: Exception) -> str:
@@ -127,6 +130,50 @@ def check(
     if html is not None:
         print(f"report: {html}", file=sys.stderr)
     return 1 if report.at_least(fail_on) else 0
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def run(
+    target: Annotated[str, typer.Argument(metavar="SCRIPT", help="The training script.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGS]...", help="The script's own.")
+    ] = None,
+    as_module: Annotated[
+        bool, typer.Option("-m", help="SCRIPT is a module, as after python -m.")
+    ] = False,
+    folder: Annotated[
+        Path | None, typer.Option("--run", help="Folder of the run; a new one if not given.")
+    ] = None,
+    record: Annotated[bool, typer.Option(help="Write the run to disk.")] = True,
+    budget: Annotated[
+        str, typer.Option(help='Share of the time that watching may take, or "all".')
+    ] = "2%",
+    looks: Annotated[
+        bool, typer.Option(help="Also look at the model in full, on copies, when it matters.")
+    ] = True,
+    stop_when_dead: Annotated[
+        bool, typer.Option("--stop-when-dead", help="End a run that cannot recover (status 3).")
+    ] = False,
+    fail_on: Annotated[
+        Severity | None, typer.Option(help="Exit with 1 on findings this bad or worse.")
+    ] = None,
+    traceback: Traceback = False,
+) -> Any:
+    """Watch an unmodified training script; options of gradmend's own come before it."""
+    del traceback  # unused: main reads it before anything can go wrong
+    from gradmend.integrations.watched_script import RunOptions, run_watched
+
+    options = RunOptions(
+        run=folder,
+        record=record,
+        budget=budget,
+        looks=looks,
+        stop_when_dead=stop_when_dead,
+        fail_on=fail_on,
+    )
+    return run_watched(target, arguments or [], options, as_module=as_module)
 
 
 @app.command()

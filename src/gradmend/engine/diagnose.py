@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from gradmend.records.finding import CannotJudge, Finding
@@ -46,10 +47,14 @@ def diagnose(trace: Trace) -> Diagnosis:
                 findings.append(replace(answer, remedies=treated_by))
             else:
                 unable.append(answer)
-    explained = [
-        replace(finding, explained_by=_explainer(finding, findings)) for finding in findings
-    ]
-    return Diagnosis(tuple(sorted(explained, key=_rank)), tuple(unable))
+    return Diagnosis(tuple(rank(findings)), tuple(unable))
+
+
+def rank(findings: Iterable[Finding]) -> list[Finding]:
+    """Mark what one finding explains of another, and order them, the one to start with first."""
+    every = list(findings)
+    explained = [replace(finding, explained_by=_explainer(finding, every)) for finding in every]
+    return sorted(explained, key=_rank)
 
 
 def _explainer(finding: Finding, others: list[Finding]) -> str | None:

@@ -82,7 +82,7 @@ def _status_of(error: SystemExit) -> int:
     if code is None:
         return 0
     if isinstance(code, int):
-        return code if abs(code) < 2**31 else -1
+        return int(code)
     _say(lambda: str(code) + "\n")
     return 1
 

@@ -106,8 +106,7 @@ def _call(name: str, callback: Callable[[], None]) -> None:
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         with contextlib.suppress(Exception):  # nobody may be left to tell
-            print(
+            sys.stderr.write(
                 f"gradmend: nothing is watched, as its set-up after the import of {name}"
-                f" failed ({text})",
-                file=sys.stderr,
+                f" failed ({text})\n"
             )

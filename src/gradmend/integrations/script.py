@@ -154,7 +154,11 @@ def _path(target: str) -> _Target:
     filename = os.getcwd() if target == "." else os.path.join(os.getcwd(), target)  # noqa: PTH109, PTH118
     importer: Any = pkgutil.get_importer(filename)
     if importer is not None:  # a folder or a zip file
-        if importer.find_spec("__main__") is None:
+        try:
+            spec = importer.find_spec("__main__")
+        except SyntaxError:  # a zip file's importer compiles at once; runpy will show the error
+            spec = target
+        if spec is None:
             raise BadInput(f"{target} holds no __main__.py", _NOT_RUN, _FILE_OR_MODULE)
         return _Target(target, filename, module="__main__")
     try:
@@ -178,14 +182,16 @@ def _path(target: str) -> _Target:
 
 
 def _compiled(target: str, filename: str, data: bytes) -> CodeType:
-    foreign = "it holds a null byte" if b"\0" in data else ""
+    foreign = ""
     try:
         importlib.util.decode_source(data)
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        foreign = foreign or f"line {line} holds a byte that is not {error.encoding}"
-    except SyntaxError:  # an encoding nobody knows: the compiler says so
-        pass
+        foreign = f"line {line} holds a byte that is not {error.encoding}"
+    except SyntaxError as error:  # of the line that names the encoding
+        foreign = error.msg
+    if b"\0" in data:
+        foreign = "it holds a null byte"
     if foreign:
         raise BadInput(f"{target} is not Python source: {foreign}", _NOT_RUN, _FILE_OR_MODULE)
     return compile(data, filename, "exec", dont_inherit=True)
@@ -205,8 +211,9 @@ def _become(target: _Target, arguments: Sequence[str]) -> ModuleType:
     sys.modules["__main__"] = main
     sys.argv[:] = [target.argv0, *arguments]
     _set_path0(target.path0)
-    # Our own frames must not shorten the script's recursion.
-    sys.setrecursionlimit(sys.getrecursionlimit() + _depth())
+    # Our own frames must not shorten the script's recursion; Python 3.11 counts exec, too.
+    ours = _depth() + (sys.version_info < (3, 12))
+    sys.setrecursionlimit(sys.getrecursionlimit() + ours)
     return main
 
 
@@ -251,7 +258,8 @@ def _guarded(hook: Callable[[], Any]) -> Any:
 
 
 def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # print would take stdout instead
+        print(text, file=sys.stderr, flush=True)
 
 
 def _flush() -> None:

@@ -64,9 +64,7 @@ def remember_construction() -> Iterator[None]:
 
     def noting(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        line = _construction_line(self)
-        if line:
-            _built[self] = line
+        note_construction(self)
 
     nn.Module.__init__ = noting  # type: ignore[method-assign]
     try:
@@ -75,10 +73,22 @@ def remember_construction() -> Iterator[None]:
         nn.Module.__init__ = original  # type: ignore[method-assign]
 
 
+def note_construction(module: nn.Module) -> None:
+    """Note the line that is building a module, from inside its construction."""
+    line = _construction_line(module)
+    if line:
+        _built[module] = line
+
+
 def _construction_line(module: nn.Module) -> str | None:
     """The line that called the module's constructor, past its own ``__init__`` frames."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame and frame.f_code.co_name == "__init__" and frame.f_locals.get("self") is module:
+    frame: FrameType | None = sys._getframe(1)
+    while frame and frame.f_locals.get("self") is not module:  # past those who are noting
+        frame = frame.f_back
+    while frame and (
+        _is_ours(frame.f_code.co_filename)
+        or (frame.f_code.co_name == "__init__" and frame.f_locals.get("self") is module)
+    ):
         frame = frame.f_back
     while frame and not _is_users(frame.f_code.co_filename):
         if _is_ours(frame.f_code.co_filename):

@@ -61,6 +61,9 @@ class Listener:
     def step_ended(self, optimizer: Optimizer) -> None:
         """The weights are new."""
 
+    def scaled(self, scaler: GradScaler) -> None:
+        """The scaler multiplied a loss by the loss scale."""
+
     def unscaled(self, scaler: GradScaler, optimizer: Optimizer) -> None:
         """The scaler divided the gradients by the loss scale."""
 
@@ -108,6 +111,7 @@ class Taps:
         self._hook(register_optimizer_step_pre_hook(self._before_step))
         self._hook(register_optimizer_step_post_hook(self._after_step))
         self._wrap(torch.autograd, "backward", self._backward)
+        self._wrap(GradScaler, "scale", self._told_after("scaled", keeps=1))
         self._wrap(GradScaler, "unscale_", self._told_after("unscaled", keeps=2))
         self._wrap(GradScaler, "step", self._told_after("scaler_stepped", keeps=2))
         self._wrap(GradScaler, "update", self._told_after("scaler_updated", keeps=1))

@@ -52,7 +52,7 @@ TABLES: dict[str, tuple[Quantity, ...]] = {
         ("seconds", "s", "since the step before"),
         ("log10_update_norm", "decades", "log10 |change of the weights| over all parameters"),
         ("unchanged_share", "share", "of all weights, those bitwise the same after the step"),
-        ("not_cleared", "0 or 1", "the gradients of the step before were there when backward began"),
+        ("not_cleared", "0 or 1", "the last step's gradients were there when backward began"),
         ("clip_late", "0 or 1", "clipping came after the step, where it does nothing"),
         ("clip_scaled", "0 or 1", "clipping came before the loss scale was taken out"),
     ),
@@ -144,11 +144,11 @@ class Event:
     Kinds, and what ``facts`` holds:
 
     - ``note``: what cannot be seen, and why.
-    - ``loss-graph``: ``tail`` (operations next to the loss, each with ``op``, ``shape``, ``reads``),
-      ``flat`` (operations without a derivative), ``unreached`` (trainable parameters that the loss
-      does not depend on). When it changes; ``where`` is the optimizer that steps next.
-    - ``module-state``: ``class``, ``training``, and ``p`` of a dropout or ``values_per_channel`` of a
-      batch norm. When it changes; ``where`` is the module.
+    - ``loss-graph``: ``tail`` (operations next to the loss, each with ``op``, ``shape`` and
+      ``reads``), ``flat`` (operations without a derivative), ``unreached`` (trainable parameters
+      that the loss does not depend on). When it changes; ``where`` is the optimizer stepping next.
+    - ``module-state``: ``class``, ``training``, and ``p`` of a dropout or ``values_per_channel`` of
+      a batch norm. When it changes; ``where`` is the module.
     - ``input``: ``shape``, ``dtype``, ``mean``, ``std``, ``constant_share`` (features that are the
       same in every sample).
     - ``cells``: a recurrent cell called in a loop: ``calls``, and ``detached``, those whose state
@@ -248,7 +248,9 @@ class RunFacts:
     seconds: float = 0.0
     """From the first step's beginning to the last one's end."""
     overhead_seconds: float = 0.0
-    """What watching took, measured."""
+    """What watching took while training, measured."""
+    setup_seconds: float = 0.0
+    """What it took once, at the first step: compiling kernels and a first full look."""
     budget: float = 0.02
     """Share of the run's time that watching may take."""
     python: str = ""

@@ -11,6 +11,7 @@ from gradmend.records.ledger import Ledger
 from gradmend.records.prescription import Prescription, Refusal
 from gradmend.records.trace import Trace
 from gradmend.records.verdict import Verdict
+from gradmend.records.watched import Watched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Report:
     verdict: Verdict | None = None
     after: Trace | None = None
     """A second look: after the kept edits, or after ``steps`` on a shadow."""
+    watched: Watched | None = None
+    """The run, where this is a report on one."""
     facts: dict[str, float | str] = field(default_factory=dict)
     """Figures a caller adds for the views, such as accuracies."""
     made_at: str = ""

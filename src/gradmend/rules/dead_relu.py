@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from gradmend.records.finding import CannotJudge, Evidence, Finding, Severity
+from gradmend.records.history import History
 from gradmend.records.trace import Trace
 from gradmend.registry import Case, limit, rule
+from gradmend.theory import windows
 from gradmend.theory.activations import KNOWN, activation
 
 
@@ -26,6 +30,90 @@ class Limits:
         unit="samples",
         source="a unit active on one sample in four is off for 16 in a row with probability 1 %",
     )
+    silent_share: float = limit(
+        0.999,
+        unit="share",
+        source="of a rectifier's outputs exactly zero, step after step; half is normal",
+    )
+    huge_step: float = limit(
+        0.0,
+        unit="decades",
+        source="log10 of update over weight: a step as large as the weights themselves "
+        "(pytorch-nin-cifar10#1); 1e-3 is usual",
+    )
+
+
+def _live(history: History, limits: Limits) -> Iterator[Finding]:
+    table = history["output"]
+    if not len(table):
+        return
+    dead = windows.lasting(table, "dead_share", 0.25)
+    # The units counted as dead never lived; a layer that died later shows in its zeros.
+    silent = windows.lasting(table, "zero_share", 0.25)
+    gone = np.nan_to_num(silent) >= limits.silent_share
+    share = np.where(gone, 1.0, np.nan_to_num(dead))
+    guilty = [
+        at
+        for at in np.flatnonzero(share >= limits.dead_share)
+        if table.columns[at].kind.lower() in _RECTIFIERS
+    ]
+    if not guilty:
+        return
+    worst = max(guilty, key=lambda at: float(share[at]))
+    first = min(guilty, key=lambda at: table.columns[at].order)
+    column = table.columns[worst]
+    shock = _huge_step(history, limits)
+    yield Finding(
+        code="ACT104",
+        name="dead-relu",
+        severity=Severity.ERROR if share[worst] >= 1.0 else Severity.WARNING,
+        modules=tuple(table.columns[at].module for at in guilty),
+        source=table.columns[first].source,
+        summary=(
+            f"{share[worst]:.0%} of the {column.kind} units of {column.module or 'the model'} are"
+            " off whatever is fed"
+            + (
+                f", after step {shock[0]} changed the weights by {shock[1]:.1f} times their size"
+                if shock
+                else ""
+            )
+        ),
+        evidence=(
+            Evidence(
+                quantity="share of dead units",
+                observed=float(share[worst]),
+                limit=limits.dead_share,
+                module=column.module,
+                step=history.step,
+            ),
+        ),
+        weight=10.0 * float(share[worst]),
+        explains=(
+            "vanishing-gradient",
+            "collapsed-signal",
+            "detached-parameters",
+            "stalled-layers",
+            "loss-plateau",
+            "loss-spike",
+        ),
+        exculpation="units alive on some sample",
+    )
+
+
+_RECTIFIERS = {"relu", "relu6", "relu_", "threshold", "threshold_"}
+
+
+def _huge_step(history: History, limits: Limits) -> tuple[int, float] | None:
+    """The step whose median change of a matrix was the largest, if larger than the weights."""
+    table = history["update"]
+    at = windows.matrices(table.columns)
+    if not len(table) or not len(at):
+        return None
+    typical = np.nan_to_num(windows.rank(table["log10_ratio"][:, at].T, 0.5), nan=-np.inf)
+    row = int(np.argmax(typical))
+    if not typical[row] >= limits.huge_step or not np.isfinite(typical[row]):
+        return None
+    return int(table.steps[row]), float(10.0 ** typical[row])
 
 
 @rule(
@@ -42,6 +130,13 @@ class Limits:
         Case.of("cnn", depth=4, activation="relu"),
         Case.of("mlp", depth=3, activation="tanh", scale=1e5),
     ],
+    live=_live,
+    live_fires_on=[Case.of("huge_step")],
+    live_silent_on=[
+        Case.of("huge_step", rate=0.05),
+        Case.of("classifier"),
+        Case.of("convolutions"),
+    ],
 )
 def dead_relu(trace: Trace, limits: Limits) -> Iterator[Finding | CannotJudge]:
     """Rectifier units that are off for every sample, so that nothing can switch them on again.
@@ -56,7 +151,8 @@ def dead_relu(trace: Trace, limits: Limits) -> Iterator[Finding | CannotJudge]:
 
     How it is measured:
         phi' = 0 on all samples, per unit (channel for images), not per entry: a healthy ReLU has
-        half of its entries at zero and every unit alive.
+        half of its entries at zero and every unit alive. Over a run: units off on every sample
+        so far, or outputs all zero over the recent window; and whether one huge step came before.
 
     Silent when:
         Fewer than 16 samples tell units apart; most units live; the activation has no exact

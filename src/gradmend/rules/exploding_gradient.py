@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from gradmend.records.finding import Evidence, Finding, Severity
+from gradmend.records.history import History
 from gradmend.records.trace import Trace
 from gradmend.registry import Case, limit, rule
+from gradmend.theory import windows
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,88 @@ class Limits:
         source="a gradient 10,000 times larger at one end of the model than at the other; "
         "AutoTrainer's ratio of 70 flags healthy nets",
     )
+    growth: float = limit(
+        2.0,
+        unit="decades",
+        source="a norm 100 times that of the run's own beginning while the loss has not fallen: "
+        "chosen on our trainings, whose healthy ones stay below 1",
+    )
+
+
+def _live(history: History, limits: Limits) -> Iterator[Finding]:
+    by_layer = _profile(history, limits)
+    if by_layer is not None:
+        yield by_layer
+    elif windows.learned(history) is False:
+        yield from _grown(history, limits)
+
+
+def _profile(history: History, limits: Limits) -> Finding | None:
+    table = history["gradient"]
+    at = windows.matrices(table.columns)
+    if not len(table) or len(at) < 2:
+        return None
+    # The last layers lie decades below the first: the vanishing profile read from the other end.
+    upper = windows.lasting(table, "log10_rms", 0.75)[at][::-1]
+    lower = windows.lasting(table, "log10_rms", 0.25)[at][::-1]
+    layers, decades = windows.lost_prefix(upper, lower, limits.decades)
+    if not layers:
+        return None
+    largest = table.columns[int(at[::-1][layers + int(np.nanargmax(lower[layers:]))])]
+    return _finding(
+        history,
+        f"the gradient of {largest.name} stays {decades:.1f} decades above that of the last layers",
+        decades,
+        limits.decades,
+        (largest.module,),
+        largest.source,
+    )
+
+
+def _grown(history: History, limits: Limits) -> Iterator[Finding]:
+    table = history["step"]
+    for quantity in ("log10_raw_norm", "log10_norm"):
+        gained = windows.lasting(table, quantity, 0.25) - windows.early(table, quantity)
+        for column in np.flatnonzero(np.isfinite(gained) & (gained >= limits.growth)):
+            yield _finding(
+                history,
+                f"the gradient's norm has grown by {gained[column]:.1f} decades since the run's"
+                " beginning, and the loss has not fallen",
+                float(gained[column]),
+                limits.growth,
+            )
+            return
+
+
+def _finding(
+    history: History,
+    summary: str,
+    decades: float,
+    limit: float,
+    modules: tuple[str, ...] = (),
+    source: str | None = None,
+) -> Finding:
+    return Finding(
+        code="GRF103",
+        name="exploding-gradient",
+        severity=Severity.ERROR,
+        modules=modules,
+        source=source,
+        summary=summary,
+        evidence=(
+            Evidence(
+                quantity="decades gained",
+                observed=decades,
+                limit=limit,
+                unit="decades",
+                step=history.step,
+            ),
+        ),
+        weight=decades,
+        explains=("diverging-loss", "loss-spike", "loss-plateau"),
+        exculpation="less growth",
+        symptom=True,
+    )
 
 
 @rule(
@@ -31,6 +117,13 @@ class Limits:
         Case.of("transformer"),
         Case.of("residual_mlp"),
         Case.of("mlp", depth=24, activation="relu", init="normal", gain=1.414),
+    ],
+    live=_live,
+    live_fires_on=[Case.of("relu_stack", gain=6.0)],
+    live_silent_on=[
+        Case.of("relu_stack"),
+        Case.of("classifier"),
+        Case.of("rezero"),
     ],
 )
 def exploding_gradient(trace: Trace, limits: Limits) -> Iterator[Finding]:
@@ -45,10 +138,13 @@ def exploding_gradient(trace: Trace, limits: Limits) -> Iterator[Finding]:
         the usual rate destroys the first.
 
     How it is measured:
-        The ledger's total, relative to the model's own outputs.
+        The ledger's total, relative to the model's own outputs. Over a run: the weight matrices'
+        gradients over the recent window, first layers against last, and the whole norm against
+        that of the run's beginning while the loss has not fallen.
 
     Silent when:
-        The growth is smaller than that.
+        The growth is smaller than that; a norm that grows while the loss falls, as when zero
+        initial branches open.
 
     References:
         Bengio, Simard, Frasconi 1994; Pascanu, Mikolov, Bengio 2013; Hanin 2018.

@@ -4,9 +4,87 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from gradmend.records.finding import Evidence, Finding, Severity
+from gradmend.records.history import Event, History
 from gradmend.records.trace import Trace
 from gradmend.registry import Case, NoLimits, rule
+from gradmend.theory import windows
+
+_EXPLAINS = (
+    "vanishing-gradient",
+    "exploding-gradient",
+    "collapsed-signal",
+    "dead-relu",
+    "saturated-activation",
+    "detached-parameters",
+    "gain-unlike-theory",
+    "stalled-layers",
+    "loss-plateau",
+    "diverging-loss",
+    "loss-spike",
+)
+
+
+def _live(history: History, limits: NoLimits) -> Iterator[Finding]:
+    del limits  # unused: a number is finite or not
+    scaled = bool(np.isfinite(windows.recent(history["step"], "loss_scale", 1)).any())
+    events = [
+        event
+        for event in history.of_kind("non-finite")
+        # A loss scaler looks for its scale by overflowing: that is what loss-scale-collapse judges.
+        if not (scaled and event.facts.get("direction") == "backward")
+    ]
+    if not events or not _lasts(history, events[-1]):
+        return
+    first = _first_of_the_last_row(events)
+    direction = str(first.facts.get("direction", "forward"))
+    operation = str(first.facts.get("operation") or "")
+    good = first.facts.get("last_good")
+    what = {
+        "forward": "the first is the output of",
+        "backward": "the loss is finite and its gradient is not: the first is at",
+        "loss": "the loss itself, after",
+        "weights": "they are in the weights of",
+    }.get(direction, "the first is at")
+    yield Finding(
+        code="NUM101",
+        name="non-finite-value",
+        severity=Severity.ERROR,
+        modules=(first.where,) if first.where else (),
+        source=first.facts.get("source"),
+        summary=(
+            f"NaN or infinity since step {first.step}: {what}"
+            f" {' in '.join(filter(None, (operation, first.where))) or 'the model'}"
+            + (f"; step {good} was the last good one" if good is not None else "")
+        ),
+        evidence=(
+            Evidence(
+                quantity="bad values seen", observed=float(len(events)), limit=0.0, step=first.step
+            ),
+        ),
+        weight=1000.0,
+        explains=_EXPLAINS,
+        exculpation="finite numbers throughout",
+    )
+
+
+def _lasts(history: History, newest: Event) -> bool:
+    """It happened in the recent window, or gradients are still bad."""
+    table = history["step"]
+    since = int(table.steps[-windows.RECENT]) if len(table) >= windows.RECENT else 0
+    return newest.step >= since or bool((history["gradient"].last("state") == 3).any())
+
+
+def _first_of_the_last_row(events: list[Event]) -> Event:
+    """Where the present trouble began: earlier ones that were recovered from are over."""
+    first = events[-1]
+    for event in reversed(events):
+        if first.step - event.step > windows.RECENT:
+            break
+        first = event
+    return first
 
 
 @rule(
@@ -20,6 +98,13 @@ from gradmend.registry import Case, NoLimits, rule
         Case.of("mlp", depth=100, activation="sigmoid"),
         Case.of("mlp", depth=20, activation="relu", init="normal", gain=3.0),
         Case.of("transformer"),
+    ],
+    live=_live,
+    live_fires_on=[Case.of("breaking", at=12)],
+    live_silent_on=[
+        Case.of("breaking"),
+        Case.of("relu_stack", gain=6.0),
+        Case.of("scaled"),
     ],
 )
 def non_finite_value(trace: Trace, limits: NoLimits) -> Iterator[Finding]:
@@ -35,10 +120,12 @@ def non_finite_value(trace: Trace, limits: NoLimits) -> Iterator[Finding]:
 
     How it is measured:
         Non-finite entries counted in every operation's output, every parameter and the
-        gradient of one pass; exact, no threshold.
+        gradient of one pass; exact, no threshold. Over a run: the step, module and operation that
+        the watcher caught, forward or backward.
 
     Silent when:
-        Everything is finite. NaN in the batch itself is refused before anything is run.
+        Everything is finite; a loss scaler looks for its scale, or a run has
+        recovered. NaN in the batch itself is refused before anything is run.
 
     References:
         pytorch/pytorch#2421 (sqrt at zero); huggingface/transformers#5651 (overflow in fp16).
@@ -73,14 +160,6 @@ def non_finite_value(trace: Trace, limits: NoLimits) -> Iterator[Finding]:
             ),
         ),
         weight=1000.0,
-        explains=(
-            "vanishing-gradient",
-            "exploding-gradient",
-            "collapsed-signal",
-            "dead-relu",
-            "saturated-activation",
-            "detached-parameters",
-            "gain-unlike-theory",
-        ),
+        explains=_EXPLAINS,
         exculpation="finite numbers throughout",
     )

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from gradmend.records.finding import Evidence, Finding, Severity
+from gradmend.records.history import History
 from gradmend.records.trace import Trace
 from gradmend.registry import Case, limit, rule
+from gradmend.theory import windows
 from gradmend.theory.activations import KNOWN, activation
 
 
@@ -28,6 +32,53 @@ class Limits:
     )
 
 
+def _live(history: History, limits: Limits) -> Iterator[Finding]:
+    table = history["output"]
+    if not len(table):
+        return
+    flat = np.nan_to_num(windows.lasting(table, "flat_share", 0.25))
+    begin = windows.early(table, "flat_share")
+    works = windows.learned(history) is not False
+    last = max(column.order for column in table.columns)
+    guilty = []
+    for at in np.flatnonzero(flat >= (limits.error_share if works else limits.flat_share)):
+        name = table.columns[at].kind.lower().rstrip("_")
+        known = name in KNOWN and activation(name).bounded
+        # An output that has learned to say 0 or 1 is flat, and right.
+        if known and not (works and table.columns[at].order == last):
+            guilty.append(int(at))
+    if not guilty:
+        return
+    worst = max(guilty, key=lambda at: float(flat[at]))
+    first = min(guilty, key=lambda at: table.columns[at].order)
+    column, share = table.columns[worst], float(flat[worst])
+    yield Finding(
+        code="ACT103",
+        name="saturated-activation",
+        severity=Severity.ERROR if share >= limits.error_share and not works else Severity.WARNING,
+        modules=tuple(table.columns[at].module for at in guilty),
+        source=table.columns[first].source,
+        summary=(
+            f"{windows.count_of(len(guilty), column.kind + ' layer')} on the flats:"
+            f" {share:.0%} of the entries of {column.module or 'the worst'} have no slope to speak"
+            f" of ({begin[worst]:.0%} at the beginning)"
+        ),
+        evidence=(
+            Evidence(
+                quantity="share of flat entries",
+                observed=share,
+                limit=limits.flat_share,
+                module=column.module,
+                step=history.step,
+            ),
+        ),
+        # A slope under 5 % of the steepest costs each flat layer more than a decade.
+        weight=float(len(guilty)) * -np.log10(0.05),
+        explains=("vanishing-gradient", "collapsed-signal", "stalled-layers", "loss-plateau"),
+        exculpation="fewer than half of the entries flat",
+    )
+
+
 @rule(
     code="ACT103",
     limits=Limits,
@@ -41,6 +92,13 @@ class Limits:
         Case.of("mlp", depth=4, activation="tanh", init="normal", gain=1.667),
         Case.of("mlp", depth=24, activation="relu"),
         Case.of("mlp", depth=4, activation="relu", init="normal", gain=12.0),
+    ],
+    live=_live,
+    live_fires_on=[Case.of("saturating", rate=30.0)],
+    live_silent_on=[
+        Case.of("saturating"),
+        Case.of("converged"),
+        Case.of("long_memory", cell="lstm"),
     ],
 )
 def saturated_activation(trace: Trace, limits: Limits) -> Iterator[Finding]:
@@ -57,10 +115,13 @@ def saturated_activation(trace: Trace, limits: Limits) -> Iterator[Finding]:
     How it is measured:
         phi' itself, from the backward node of the activation, per entry of the batch, against
         the function's steepest slope. Not |output| > 1 - eps, which calls every large linear
-        output saturated.
+        output saturated. Over a run: a low rank of that share over the recent window, so that it
+        has lasted.
 
     Silent when:
-        The activation is not bounded (a ReLU's zero half is its nature: see dead-relu).
+        The activation is not bounded (a ReLU's zero half is its nature: see dead-relu). In a run
+        whose loss has fallen: the last activation, which has learned to say 0 or 1, and layers
+        that keep a tenth of their entries.
 
     References:
         Glorot and Bengio 2010, section 3; Rakitianskaia and Engelbrecht 2015 (measuring

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from gradmend.records.finding import Evidence, Finding, Severity
+from gradmend.records.history import Floats, History, Table
 from gradmend.records.trace import Trace
 from gradmend.registry import Case, limit, rule
+from gradmend.theory import windows
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,77 @@ class Limits:
         unit="decades",
         source="six sigmoid layers (5.1 decades) train, seven (6.0) do not: microsoft/CNTK#476",
     )
+    epsilons: float = limit(
+        1.0,
+        unit="1",
+        source="Adam divides by |g| + eps: below eps the step shrinks with the gradient again",
+    )
+
+
+def _live(history: History, limits: Limits) -> Iterator[Finding]:
+    table = history["gradient"]
+    if not len(table):
+        return
+    exact = windows.lasting(table, "state") == 1
+    upper = _per_used_entry(table, 0.75, exact)
+    lower = _per_used_entry(table, 0.25, exact)
+    for (optimizer, _), at in windows.by_group(
+        table.columns, windows.matrices(table.columns)
+    ).items():
+        layers, decades = windows.lost_prefix(upper[at], lower[at], limits.decades)
+        lost = [int(i) for i in at[:layers] if exact[i] or np.isfinite(upper[i])]
+        if not lost or _made_up_for(history, optimizer, float(np.nanmax(upper[lost])), limits):
+            continue
+        zero = sum(bool(exact[i]) for i in lost)
+        first = table.columns[lost[0]]
+        yield Finding(
+            code="GRF102",
+            name="vanishing-gradient",
+            severity=Severity.ERROR,
+            modules=tuple(dict.fromkeys(table.columns[i].module for i in lost)),
+            source=first.source,
+            summary=(
+                f"the gradient of the first {len(lost)} weight matrices of {len(at)}"
+                f" stays {decades:.1f} decades below that of the later ones"
+                + (f"; in {zero} it is exactly zero" if zero else "")
+            ),
+            evidence=(
+                Evidence(
+                    quantity="decades lost",
+                    observed=decades,
+                    limit=limits.decades,
+                    unit="decades",
+                    module=first.module,
+                    step=history.step,
+                ),
+            ),
+            weight=decades,
+            explains=("stalled-layers", "loss-plateau"),
+            exculpation="fewer decades, or an optimizer that makes up for them",
+            symptom=True,
+        )
+
+
+def _per_used_entry(table: Table, share: float, exact: windows.Bools) -> Floats:
+    """Log10 rms over the entries that are not zero: rows of an embedding are used rarely.
+
+    Layers whose gradient is exactly zero have none.
+    """
+    used = 1.0 - np.fmin(np.nan_to_num(windows.lasting(table, "zero_share")), 1.0 - 1e-12)
+    sizes = windows.lasting(table, "log10_rms", share) - 0.5 * np.log10(used)
+    return np.where(exact | ~np.isfinite(sizes), np.nan, sizes)
+
+
+def _made_up_for(history: History, optimizer: int | None, log10_rms: float, limits: Limits) -> bool:
+    """Whether the optimizer turns so small a gradient into a step of the usual size."""
+    columns = history["step"].columns
+    if optimizer is None or optimizer >= len(columns):
+        return False
+    column = columns[optimizer]
+    if column.kind not in windows.SCALE_FREE:
+        return False
+    eps = column.facts.get("eps")
+    return not isinstance(eps, float) or log10_rms > np.log10(max(eps, 1e-300) * limits.epsilons)
 
 
 @rule(
@@ -34,6 +109,17 @@ class Limits:
         Case.of("residual_mlp"),
         Case.of("recurrent"),
     ],
+    live=_live,
+    live_fires_on=[
+        Case.of("sigmoid_stack", depth=12),
+        Case.of("post_norm_transformer"),
+    ],
+    live_silent_on=[
+        Case.of("sigmoid_stack", depth=3),
+        Case.of("post_norm_transformer", norm_first=True),
+        Case.of("rare_embedding"),
+        Case.of("low_rank_adapter"),
+    ],
 )
 def vanishing_gradient(trace: Trace, limits: Limits) -> Iterator[Finding]:
     """Gradient that is lost between the outputs and the inputs.
@@ -47,10 +133,13 @@ def vanishing_gradient(trace: Trace, limits: Limits) -> Iterator[Finding]:
 
     How it is measured:
         The ledger's total, relative to the model's own outputs, so that loss scale and reduction
-        do not matter.
+        do not matter. Over a run: the gradients of the weight matrices over the recent window, a
+        high rank of all the first ones against a low rank of the largest later one.
 
     Silent when:
-        The loss is smaller than that; what exactly zero means is said apart.
+        The loss is smaller than that; what exactly zero means is said apart. Over a run also
+        while an optimizer that divides by the gradient's size (Adam) makes up for it: until the
+        gradient is below its eps.
 
     References:
         Hochreiter 1991; Bengio, Simard, Frasconi 1994.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-
-from gradmend.errors import BadInput
 
 FREE_SECONDS = 0.3
 """What all tiers together may spend beyond their share, once: so that a run of seconds is seen."""
@@ -79,10 +76,10 @@ class Schedule:
             return tier.cost
         return tier.cost_in_steps * self.trained / self.steps
 
-    def took(self, name: str, step: int, seconds: float) -> None:
-        """A tier measured at this step."""
+    def took(self, name: str, step: int, seconds: float, *, once: bool = False) -> None:
+        """A tier measured at this step; ``once`` is set-up, which no credit pays for."""
         tier = self.tiers[name]
-        tier.spent += seconds
+        tier.spent += 0.0 if once else seconds
         # A first measurement warms caches and compiles; it says too much about the next.
         tier.cost = seconds if not tier.cost else min(seconds, 0.7 * tier.cost + 0.3 * seconds)
         tier.last = step
@@ -91,25 +88,3 @@ class Schedule:
     def hurry(self, *names: str) -> None:
         """Something happened: measure at the next step, on credit."""
         self._urgent.update(name for name in names if self.credit(name) > -FREE_SECONDS)
-
-
-def read_budget(budget: str | float) -> float:
-    """A share of time from ``"2%"``, ``0.02`` or ``"all"`` (everything, at any cost).
-
-    Raises:
-        BadInput: If it is none of these.
-    """
-    if budget == "all":
-        return float("inf")
-    if isinstance(budget, str):
-        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*%\s*", budget)
-        value = float(found.group(1)) / 100 if found else float("nan")
-    else:
-        value = float(budget)
-    if not 0 < value <= 10:
-        raise BadInput(
-            f"budget={budget!r} is no share of time",
-            "it bounds what watching may cost",
-            "write '2%', 0.02, or 'all' for everything at every step",
-        )
-    return value

@@ -1,0 +1,96 @@
+"""Watching a script that says nothing: models and optimizers are found as they are built."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from gradmend.engine.watching.observer import Observer
+from gradmend.probe.roster import unwrap
+from gradmend.probe.source import note_construction
+
+UNCALLED = 2
+"""Iterations a root may train without being called before its children are listened to instead."""
+
+
+class DiscoveringObserver(Observer):
+    """Finds the root modules: those that were built and belong to no other module.
+
+    A model used by parts (``model.encode(x)``) is never called itself; after two iterations its
+    children are listened to, and so on down. Copies (``deepcopy``: a moving average of the weights)
+    are not built, so they are none.
+    """
+
+    follow: Any = None
+    """Set by the watch: is told the modules whose calls are to be heard."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._built: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._new = False
+        self._called: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._followed: list[weakref.ref[nn.Module]] = []
+
+    @override
+    def module_made(self, module: nn.Module) -> None:
+        note_construction(module)
+        self._built.add(module)
+        self._new = True
+
+    @override
+    def optimizer_made(self, optimizer: Optimizer) -> None:
+        del optimizer  # unused: it is enough that the models are there now
+        self.find_roots()
+
+    def find_roots(self) -> None:
+        """Look for models among the modules that were built."""
+        if not self._new:
+            return
+        self._new = False
+        alive = list(self._built)
+        children = {
+            id(child) for module in alive for child in module._modules.values() if child is not None
+        }
+        roots = [m for m in alive if id(m) not in children and _has_parameters(m)]
+        # A wrapper (compiled, data-parallel) that came later stands for the model that it holds.
+        known = {id(unwrap(model)) for model in self.roster.models()}
+        for root in sorted(roots, key=lambda m: -sum(p.numel() for p in m.parameters())):
+            if id(unwrap(root)) not in known:
+                self.roster.add_model(root)
+        if self.step == 0:
+            self.roster.rename_first()
+        self._followed = [weakref.ref(root) for root in roots]
+        self._tell()
+
+    def _tell(self) -> None:
+        self.follow([root for ref in self._followed if (root := ref()) is not None])
+
+    @override
+    def root_begins(self, root: nn.Module, args: Any, kwargs: Any) -> None:
+        self._called.add(root)
+        super().root_begins(root, args, kwargs)
+
+    def look_around(self) -> None:
+        """At the end of an iteration: new models, and parts of those that are never called."""
+        self.find_roots()
+        if self.step == 0 or self.step % UNCALLED:
+            return
+        deeper: list[nn.Module] = []
+        for ref in self._followed:
+            root = ref()
+            if root is None:
+                continue
+            trained = any(p.grad is not None for p in root.parameters())
+            parts = [m for m in root.children() if _has_parameters(m)]
+            deeper += parts if trained and root not in self._called and parts else [root]
+        if [id(m) for m in deeper] != [id(ref()) for ref in self._followed]:
+            self._followed = [weakref.ref(module) for module in deeper]
+            self._tell()
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None

@@ -1,0 +1,627 @@
+"""What is measured of a training, step by step, inside the user's own loop.
+
+An *iteration* is a stretch of the training in which no optimizer steps twice: one step of an
+ordinary loop, a discriminator's and a generator's step of a GAN. Rows are numbered by it. At its
+beginning the schedule says which tiers are due; at its end rows are written and everything held
+of the user's is let go.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from gradmend.engine.watching.calls import MOST_CALLS, HeldCall
+from gradmend.engine.watching.firstbad import FirstBad
+from gradmend.engine.watching.record import Record
+from gradmend.engine.watching.schedule import Schedule
+from gradmend.engine.watching.sheets import Sheets
+from gradmend.probe import accounts, kernels
+from gradmend.probe.outputs import OutputWatch
+from gradmend.probe.roster import Roster
+from gradmend.probe.source import calling_line
+from gradmend.probe.taps import Listener
+from gradmend.probe.wiring import loss_graph
+from gradmend.records.history import QUANTITIES, Event
+
+PULSE = 4096
+"""Entries of each gradient that the cheapest tier looks at; the places move from step to step."""
+SAMPLE = 4096
+"""Entries of each parameter that are compared before and after a step (monitoring-cost.md 4)."""
+JUMP = 6.0
+"""Standard deviations of log10 |gradient| from its own recent mean that call for a closer look."""
+
+Row = dict[str, np.ndarray]
+
+
+def _heard(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Count the time a tap takes as watching, not as training."""
+
+    @functools.wraps(method)
+    def timed(self: Observer, *args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self.own_seconds += time.perf_counter() - began
+
+    return timed
+
+
+class Observer(Listener):
+    """Measures a training into a :class:`Record`, within a :class:`Schedule`.
+
+    Args:
+        record: Where rows and events go.
+        schedule: When the dear tiers may run.
+        optimizers: Those to watch; ``None`` watches every one that steps.
+        exact: Look at every entry of every gradient at every step.
+        after_iteration: Called with the iteration's number when its rows are written.
+        look_now: Called with a held call before the weights change, when a look is due.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        schedule: Schedule,
+        *,
+        optimizers: list[Optimizer] | None,
+        exact: bool,
+        after_iteration: Callable[[int], None],
+        look_now: Callable[[HeldCall], None],
+    ) -> None:
+        self.record = record
+        self.schedule = schedule
+        self.roster = Roster()
+        self.exact = exact
+        self.step = 0
+        self.own_seconds = self.setup_seconds = 0.0
+        self.failures: list[str] = []
+        self.handed_loss: float | None = None
+        self.firstbad = FirstBad(record)
+        self._only = None if optimizers is None else {id(o) for o in optimizers}
+        self._optimizers: list[Optimizer] = list(optimizers or [])
+        self._after_iteration, self._look_now = after_iteration, look_now
+        self._cast: dict[int, tuple[tuple[int, ...], list[Tensor], np.ndarray]] = {}
+        self._outputs: OutputWatch | None = None
+        self._sheets = Sheets(record, self.roster)
+        self._root_began = 0.0
+        self._root_seconds: dict[int, float] = {}
+        self._told: dict[str, Any] = {}
+        self._last_end: float | None = None
+        self._own_at_end = 0.0
+        self._norms: tuple[float, float, int] = (0.0, 0.0, 0)
+        self._after: dict[int, Any] = {}
+        self._fingerprint: tuple[Tensor, Tensor] | None = None
+        self._steps_heard: dict[int, int] = {}
+        self._steps_scaled: dict[int, int] = {}
+        self._open: list[list[Any]] = []
+        self._clear()
+
+    # ---- one iteration
+
+    def _clear(self) -> None:
+        self.plan: frozenset[str] | None = None
+        self.calls: list[HeldCall] = []
+        self._rows: dict[str, Row] = {}
+        self._stepped: set[int] = set()
+        self._cost: dict[str, float] = {}
+        self._reset_step()
+
+    def _reset_step(self) -> None:
+        """Forget what belongs to one optimizer's step."""
+        self._losses: list[float] = []
+        self._backwards = 0
+        self._raw: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._clip: tuple[str, float, float] | None = None
+        self._clip_scaled = self._clip_late = False
+        self._not_cleared = math.nan
+        self._scale: float | None = None
+        self._unscaled = False
+        self._loss_is_scaled = False
+        self._closure_heard = False
+        self._before: Any = None
+
+    def _begin(self) -> None:
+        if self.plan is not None:
+            return
+        step = self.step
+        self.plan = frozenset(name for name in self.schedule.tiers if self.schedule.due(name, step))
+
+    @contextmanager
+    def tier(self, name: str) -> Iterator[None]:
+        """Book the block's time on a tier."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._cost[name] = self._cost.get(name, 0.0) + time.perf_counter() - began
+
+    def due(self, name: str) -> bool:
+        """Whether a tier measures in this iteration."""
+        return self.plan is not None and name in self.plan
+
+    def _end_iteration(self) -> None:
+        now = time.perf_counter()
+        if self._last_end is not None:
+            net = now - self._last_end - (self.own_seconds - self._own_at_end)
+            self.schedule.passed(max(0.0, net))
+            self._row("step")["seconds"][:] = max(0.0, net)
+        for table in ("step", "gradient", "update"):
+            if table in self._rows:
+                self.record.append(table, self.step, self._rows[table])
+        first = self._last_end is None
+        for name, seconds in self._cost.items():
+            self.schedule.took(name, self.step, seconds, once=first)
+        self._after_iteration(self.step)
+        self.step += 1
+        if first:  # kernels were compiled, and the model looked at: not what a step costs
+            self.setup_seconds, self.own_seconds = self.own_seconds, 0.0
+        self.record.run = replace(
+            self.record.run,
+            steps=self.step,
+            seconds=self.schedule.trained,
+            overhead_seconds=self.own_seconds,
+            setup_seconds=self.setup_seconds,
+        )
+        self.record.flush()
+        self._clear()
+        self._last_end, self._own_at_end = time.perf_counter(), self.own_seconds
+
+    def _row(self, table: str) -> Row:
+        if table not in self._rows:
+            count = len(self.roster.optimizers if table == "step" else self.roster.columns)
+            self._rows[table] = {q: np.full(count, np.nan) for q in QUANTITIES[table]}
+        return self._rows[table]
+
+    def finish(self) -> None:
+        """The training is over: write what is left of the last iteration."""
+        if self._stepped:
+            self._end_iteration()
+
+    # ---- who is there
+
+    @override
+    def module_made(self, module: nn.Module) -> None:
+        """Overridden by the watcher of scripts."""
+
+    def _follows(self, optimizer: Optimizer) -> bool:
+        return self._only is None or id(optimizer) in self._only
+
+    def _cast_of(self, optimizer: Optimizer) -> tuple[list[Tensor], np.ndarray]:
+        """An optimizer's parameters and their columns; looked up anew when they changed."""
+        key = tuple(len(group["params"]) for group in optimizer.param_groups)
+        known = self._cast.get(id(optimizer))
+        at = self.roster.optimizer(optimizer)
+        if known is None or known[0] != key or self.due("rows"):
+            if known is None and optimizer not in self._optimizers:
+                self._optimizers.append(optimizer)
+            if self.roster.refresh(self._optimizers, self.step) or known is None:
+                for table in ("gradient", "update"):
+                    self.record.columns(table, self.roster.columns, self.step)
+                self.record.columns("step", self.roster.optimizers, self.step)
+                for table, row in self._rows.items():
+                    self._rows[table] = _widened(row, self._width(table))
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            indices = [self.roster.index(p) for p in parameters]
+            kept = [p for p, i in zip(parameters, indices, strict=True) if i is not None]
+            known = (key, kept, np.array([i for i in indices if i is not None], dtype=np.intp))
+            self._cast[id(optimizer)] = known
+        del at  # asked for its side: the optimizer has a column now
+        return known[1], known[2]
+
+    def _width(self, table: str) -> int:
+        return len(self.roster.optimizers if table == "step" else self.roster.columns)
+
+    # ---- the forward pass
+
+    @override
+    @_heard
+    def root_begins(
+        self, root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        if not torch.is_grad_enabled() or not root.training:
+            return
+        self._begin()
+        if len(self.calls) < MOST_CALLS:
+            self.calls.append(HeldCall.of(root, args, kwargs))
+        if self.due("outputs") and self._outputs is None and self._turn(root):
+            self._outputs = OutputWatch(root, self._sheets.dead)
+            self._outputs.__enter__()
+        self._root_began = time.perf_counter()
+
+    def _turn(self, root: nn.Module) -> bool:
+        """Whether it is this root's turn: each of several is watched now and then."""
+        self._root_seconds.setdefault(id(root), math.nan)
+        turns = list(self._root_seconds)
+        return turns[self.step // self.schedule.tiers["outputs"].stride % len(turns)] == id(root)
+
+    @override
+    def root_ended(self, root: nn.Module, output: object) -> None:
+        seconds = time.perf_counter() - self._root_began
+        watch = self._outputs
+        usual = self._root_seconds.get(id(root), math.nan)
+        if watch is not None and watch.root is root:
+            watch.__exit__(None, None, None)
+            # Hooks ran inside the user's forward pass: what it took longer than usual is ours.
+            extra = max(0.0, seconds - usual) if usual == usual else 0.0
+            self.own_seconds += extra
+            self._cost["outputs"] = self._cost.get("outputs", 0.0) + extra
+        else:
+            self._root_seconds[id(root)] = (
+                seconds if usual != usual else 0.9 * usual + 0.1 * seconds
+            )
+        if self.due("looks") and self.calls and self.calls[-1].root() is root:
+            self.calls[-1].catch_cotangents(output)
+
+    def _emit_outputs(self) -> None:
+        """Before the weights change: recurrent layers are unrolled with those that ran."""
+        watch, self._outputs = self._outputs, None
+        if watch is None:
+            return
+        with self.tier("outputs"):
+            scale = math.log10(self._scale) if self._scale and self._loss_is_scaled else 0.0
+            failure = self._sheets.add(self.step, watch.root, watch.finish(), scale)
+        if failure is not None:
+            self.failed(RuntimeError(failure.strip().splitlines()[-1]))
+
+    # ---- the backward pass
+
+    @override
+    @_heard
+    def scaled(self, scaler: GradScaler) -> None:
+        self._loss_is_scaled = scaler.is_enabled()
+        self._scale = float(scaler.get_scale()) if scaler.is_enabled() else None
+
+    @override
+    @_heard
+    def backward_begins(self, losses: tuple[Tensor, ...]) -> None:
+        self._begin()
+        if not self._backwards:
+            self._not_cleared = self._still_there()
+        if self._closure_heard:
+            return
+        for loss in losses:
+            if loss.numel() == 1 and (loss.device.type == "cpu" or self.due("rows")):
+                value = float(loss.detach())
+                self._losses.append(value / (self._scale or 1.0) if self._loss_is_scaled else value)
+                if not math.isfinite(value):
+                    graph = loss_graph(loss)
+                    self.firstbad.loss(value, graph, calling_line())
+        if self.due("graph") and losses[0].grad_fn is not None:
+            with self.tier("graph"):
+                self._read_graph(losses[0])
+
+    def _still_there(self) -> float:
+        """Whether the gradients of the last step are what this backward will add to."""
+        if self._fingerprint is None:
+            return math.nan
+        parameter, copy = self._fingerprint
+        self._fingerprint = None
+        grad = parameter.grad
+        same = grad is not None and grad.shape == copy.shape and bool(torch.equal(grad, copy))
+        return float(same and bool(copy.any()))
+
+    def _read_graph(self, loss: Tensor) -> None:
+        graph = loss_graph(loss)
+        if graph is None:
+            return
+        unreached = [
+            column.name
+            for at, column in enumerate(self.roster.columns)
+            if graph.whole
+            and column.facts["trainable"]
+            and column.facts["registered"]
+            and (p := self.roster.parameter(at)) is not None
+            and id(p) not in graph.reached
+        ]
+        facts = {"tail": list(graph.tail), "flat": list(graph.flat), "unreached": unreached}
+        self._told.setdefault("graphs", [])
+        if facts not in self._told["graphs"] and len(self._told["graphs"]) < 32:
+            self._told["graphs"].append(facts)
+            self.record.event(Event(step=self.step, kind="loss-graph", facts=facts))
+
+    @override
+    @_heard
+    def backward_ended(self) -> None:
+        self._backwards += 1
+        if not (self.due("rows") and (self.step < 2 or self._told.get("altered"))):
+            return
+        with self.tier("rows"):
+            for optimizer in self._optimizers:
+                parameters, indices = self._cast_of(optimizer)
+                stats = kernels.sweep([p.grad for p in parameters], most=PULSE)
+                self._raw[id(optimizer)] = (indices, stats)
+
+    @override
+    @_heard
+    def clipped(self, kind: str, limit: float, norm: Tensor | None) -> None:
+        self._told["altered"] = True
+        late = not self._backwards and bool(self._stepped or self.step)
+        self._clip_late = self._clip_late or late
+        self._clip_scaled = self._clip_scaled or (
+            self._loss_is_scaled and not self._unscaled and (self._scale or 1.0) != 1.0
+        )
+        value = float(norm) if norm is not None and norm.device.type == "cpu" else math.nan
+        self._clip = (kind, limit, value)
+
+    @override
+    @_heard
+    def unscaled(self, scaler: GradScaler, optimizer: Optimizer) -> None:
+        del scaler, optimizer  # unused: what matters is when it happened
+        self._told["altered"] = True
+        self._unscaled = True
+
+    # ---- the step
+
+    @override
+    @_heard
+    def step_begins(self, optimizer: Optimizer, has_closure: bool) -> None:
+        if not self._follows(optimizer):
+            return
+        if self._open:  # a wrapper's step around the real one: only the inner one counts
+            self._open[-1][1] = False
+        at = self.roster.optimizer(optimizer)
+        if at in self._stepped:
+            self._end_iteration_of_several()
+        self._begin()
+        self._open.append([optimizer, True])
+        self._steps_heard[id(optimizer)] = self._steps_heard.get(id(optimizer), 0) + 1
+        if not has_closure:
+            self._emit_outputs()
+            self._measure_gradients(optimizer)
+        self._sample_weights(optimizer)
+
+    def _end_iteration_of_several(self) -> None:
+        """A new iteration has begun with what was heard since the last step."""
+        kept = {
+            name: getattr(self, name)
+            for name in (
+                "_losses", "_backwards", "_raw", "_clip", "_clip_scaled", "_clip_late",
+                "_not_cleared", "_scale", "_unscaled", "_loss_is_scaled", "calls",
+            )
+        }  # fmt: skip
+        self._end_iteration()
+        for name, value in kept.items():
+            setattr(self, name, value)
+
+    @override
+    @_heard
+    def closure_ended(self, optimizer: Optimizer, loss: object) -> None:
+        if self._closure_heard or not self._open or self._open[-1][0] is not optimizer:
+            return
+        if not self._losses and isinstance(loss, int | float | Tensor):
+            self._losses.append(float(loss))
+        self._emit_outputs()
+        self._measure_gradients(optimizer)
+        self._closure_heard = True
+
+    def _measure_gradients(self, optimizer: Optimizer) -> None:
+        parameters, indices = self._cast_of(optimizer)
+        if not (self.due("pulse") or self.due("rows")) or not parameters:
+            return
+        thorough = self.due("rows")
+        with self.tier("rows" if thorough else "pulse"):
+            grads = [p.grad for p in parameters]
+            if not thorough and any(g is not None and g.device.type != "cpu" for g in grads[:1]):
+                return  # a pulse must not wait for a device
+            most = None if thorough or self.exact else PULSE
+            stats = kernels.sweep(grads, most=most, turn=self.step)
+            pending = getattr(optimizer, "grad_scale", None)
+            factor = 1.0 / float(pending) if isinstance(pending, Tensor) else 1.0
+            quantities = accounts.gradient_row(stats, grads, factor)
+            row = self._row("gradient")
+            for name, values in quantities.items():
+                row[name][indices] = values
+            raw = self._raw.get(id(optimizer))
+            scale = math.log10(self._scale) if self._scale and self._loss_is_scaled else 0.0
+            if raw is not None and len(raw[0]) == len(indices):
+                row["log10_raw"][indices] = kernels.log10_rms(raw[1]) - scale
+            elif thorough and not self._told.get("altered"):
+                row["log10_raw"][indices] = quantities["log10_rms"]
+            norm = accounts.log10_norm(stats, [p.numel() for p in parameters], factor)
+            self._row("step")["log10_norm"][self.roster.optimizer(optimizer)] = norm
+            self._orphans(thorough)
+            if thorough:
+                row["underflow_share"][indices] = accounts.underflow_share(grads)
+                self._histograms(grads, indices)
+        self._notice(norm, quantities["state"], indices)
+        if self.due("looks") and self.calls:
+            with self.tier("looks"):
+                self._look_now(self.calls[-1])
+
+    def _orphans(self, thorough: bool) -> None:
+        """Gradients of parameters that no optimizer holds: they are computed and never used."""
+        if not thorough or self._stepped:
+            return
+        lost = [
+            (at, p)
+            for at, column in enumerate(self.roster.columns)
+            if column.facts["optimizer"] is None and (p := self.roster.parameter(at)) is not None
+        ]
+        if lost:
+            grads = [p.grad for _, p in lost]
+            row = self._row("gradient")
+            for name, values in accounts.gradient_row(
+                kernels.sweep(grads, most=PULSE), grads, 1.0
+            ).items():
+                row[name][[at for at, _ in lost]] = values
+
+    def _histograms(self, grads: list[Tensor | None], indices: np.ndarray) -> None:
+        if self.record.writer is not None and self.due("histograms"):
+            counts = kernels.exponents(grads, stride=8)
+            self.record.histogram(
+                "gradient",
+                self.step,
+                {int(i): c for i, c in zip(indices, counts, strict=True) if c.counts},
+            )
+
+    def _notice(self, norm: float, state: np.ndarray, indices: np.ndarray) -> None:
+        """Look closer where something jumps, and at the first value that is no number."""
+        skipping = self._loss_is_scaled and all(math.isfinite(x) for x in self._losses)
+        if (state == 3).any() and not skipping:
+            names = [self.roster.columns[int(i)] for i in indices[state == 3]]
+            self.firstbad.gradient(names)
+        if self.firstbad.fresh:
+            with self.tier("looks"):
+                self.firstbad.find(self.step, self.calls, self.roster)
+            self.schedule.hurry("rows", "outputs", "rules")
+        if not math.isfinite(norm):
+            return
+        mean, variance, count = self._norms
+        if count > 20 and abs(norm - mean) > JUMP * max(math.sqrt(variance), 0.05):
+            self.schedule.hurry("rows", "outputs")
+        rate = max(0.02, 1.0 / (count + 1))
+        change = norm - mean
+        self._norms = (
+            mean + rate * change,
+            (1 - rate) * (variance + rate * change * change),
+            count + 1,
+        )
+
+    def _sample_weights(self, optimizer: Optimizer) -> None:
+        if not self.due("rows"):
+            return
+        with self.tier("rows"):
+            parameters, indices = self._cast_of(optimizer)
+            after = self._after.pop(id(optimizer), None)
+            if after is not None and len(after[1]) == len(indices):
+                moved = kernels.compare(after[0], parameters)
+                self._row("update")["outside_share"][indices] = accounts.changed_share(moved)
+            self._before = kernels.sample(parameters, SAMPLE)
+
+    @override
+    @_heard
+    def step_ended(self, optimizer: Optimizer) -> None:
+        if not self._open or self._open[-1][0] is not optimizer:
+            return
+        _, innermost = self._open.pop()
+        if innermost:
+            self._stepped_by(optimizer, skipped=_found_inf(optimizer))
+
+    def _stepped_by(self, optimizer: Optimizer, *, skipped: bool) -> None:
+        at = self.roster.optimizer(optimizer)
+        step = self._row("step")
+        values = {
+            "loss": self.handed_loss if self.handed_loss is not None else _sum(self._losses),
+            "learning_rate": _rate(optimizer),
+            "loss_scale": math.nan if self._scale is None else self._scale,
+            "skipped": float(skipped),
+            "backwards": float(self._backwards),
+            "batch_size": self._batch_size(),
+            "not_cleared": self._not_cleared,
+            "clip_late": float(self._clip_late),
+            "clip_scaled": float(self._clip_scaled),
+            "clip_factor": 1.0,
+            "log10_raw_norm": step["log10_norm"][at],
+        }
+        if self._clip is not None:
+            kind, limit, norm = self._clip
+            values["clip_limit"] = limit
+            if kind == "norm":
+                values["clip_factor"] = min(1.0, limit / (norm + 1e-6))
+                values["log10_raw_norm"] = math.log10(norm) if norm > 0 else -math.inf
+            else:
+                values["clip_factor"] = math.nan
+        for name, value in values.items():
+            step[name][at] = value
+        self.handed_loss = None
+        self.firstbad.passed(self.step)
+        if self._before is not None and not skipped:
+            with self.tier("rows"):
+                self._compare_weights(optimizer, at)
+        self._mark(optimizer)
+        self._stepped.add(at)
+        self._reset_step()
+        if len(self._stepped) >= len(self.roster.optimizers) or len(self._optimizers) < 2:
+            self._end_iteration()
+
+    def _compare_weights(self, optimizer: Optimizer, at: int) -> None:
+        parameters, indices = self._cast_of(optimizer)
+        grads = [p.grad for p in parameters]
+        moved = kernels.compare(self._before, parameters, grads)
+        row = self._row("update")
+        gradient_rms = 10.0 ** self._row("gradient")["log10_rms"][indices]
+        for name, values in accounts.update_row(moved, optimizer, parameters, gradient_rms).items():
+            row[name][indices] = values
+        sizes = np.array([p.numel() for p in parameters], dtype=np.float64)
+        step = self._row("step")
+        step["log10_update_norm"][at], step["unchanged_share"][at] = accounts.overall(moved, sizes)
+        self._after[id(optimizer)] = (kernels.sample(parameters, SAMPLE), indices)
+        if not self.exact:  # look again at the very next step: has anybody else written?
+            self.schedule.tiers["rows"].last = min(self.schedule.tiers["rows"].last, self.step)
+
+    def _mark(self, optimizer: Optimizer) -> None:
+        """Remember one small gradient, to see whether the next backward finds it still there."""
+        if not self.due("rows"):
+            return
+        known = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        dense = [p for p in known if p.grad.layout == torch.strided and p.device.type == "cpu"]
+        if dense:
+            smallest = min(dense, key=lambda p: p.numel())
+            self._fingerprint = (smallest, smallest.grad.detach().clone())
+
+    def _batch_size(self) -> float:
+        for call in self.calls:
+            shape = call.batch()
+            if shape:
+                return float(shape[0])
+        return math.nan
+
+    @override
+    @_heard
+    def scaler_stepped(self, scaler: GradScaler, optimizer: Optimizer) -> None:
+        heard = self._steps_heard.get(id(optimizer), 0)
+        if heard == self._steps_scaled.get(id(optimizer), 0) and self._follows(optimizer):
+            self._begin()
+            self._cast_of(optimizer)
+            self._scale = float(scaler.get_scale())
+            self._stepped_by(optimizer, skipped=True)
+        self._steps_scaled[id(optimizer)] = heard
+
+    @override
+    def failed(self, error: Exception) -> None:
+        """Something of ours went wrong: note it once, and let the training go on."""
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if text not in self.failures and len(self.failures) < 20:
+            self.failures.append(text)
+            self.record.event(
+                Event(step=self.step, kind="note", text=f"gradmend failed to measure: {text}")
+            )
+
+
+def _widened(row: Row, width: int) -> Row:
+    return {
+        name: np.concatenate([values, np.full(width - len(values), np.nan)])
+        for name, values in row.items()
+    }
+
+
+def _sum(losses: list[float]) -> float:
+    return (
+        math.fsum(losses)
+        if losses and all(map(math.isfinite, losses))
+        else (sum(losses) if losses else math.nan)
+    )
+
+
+def _rate(optimizer: Optimizer) -> float:
+    rate = optimizer.param_groups[0].get("lr", math.nan) if optimizer.param_groups else math.nan
+    return float(rate)
+
+
+def _found_inf(optimizer: Optimizer) -> bool:
+    found = getattr(optimizer, "found_inf", None)
+    return isinstance(found, Tensor) and found.device.type == "cpu" and bool(found)

@@ -1,0 +1,110 @@
+"""Where a watcher's numbers go: into memory, and to disk as long as that works."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradmend.engine.watching.recent import Recent
+from gradmend.records.exponents import Exponents
+from gradmend.records.history import Column, Event, History, RunFacts
+from gradmend.store.errors import StoreError
+from gradmend.store.writer import RunWriter
+
+
+class Record:
+    """A run's memory, and its folder where it has one.
+
+    Args:
+        run: The run's circumstances so far.
+        writer: The folder's writer; ``None`` keeps the run in memory alone.
+    """
+
+    def __init__(self, run: RunFacts, writer: RunWriter | None) -> None:
+        self.run = run
+        self.recent = Recent()
+        self.writer = writer
+        self.trouble: str | None = None
+        """Why nothing is written to disk any more."""
+
+    def open(self, folder: Path) -> None:
+        """Write to a folder from now on, and what is remembered so far.
+
+        Raises:
+            BadInput: If the folder cannot be used.
+            StoreError: If it cannot be written.
+        """
+        writer = RunWriter.create(folder, self.run, rank=self.run.rank)
+        for name, rows in self.recent.tables.items():
+            if rows.columns:
+                writer.columns(name, rows.columns, at=self.run.steps)
+        for event in self.recent.events:
+            writer.event(event)
+        self.writer = writer
+
+    def columns(self, table: str, columns: Sequence[Column], at: int) -> None:
+        """Declare a table's columns as they are from step ``at`` on."""
+        self.recent.columns(table, columns)
+        if self.writer is not None:
+            self.writer.columns(table, columns, at=at)
+
+    def append(self, table: str, step: int, values: Mapping[str, NDArray[np.floating]]) -> None:
+        """Add one row."""
+        self.recent.append(table, step, values)
+        if self.writer is not None:
+            self.writer.append(table, step, values)
+
+    def histogram(self, table: str, step: int, counts: Mapping[int, Exponents]) -> None:
+        """Add exponent histograms; they are kept on disk only."""
+        if self.writer is not None:
+            self.writer.histogram(table, step, counts)
+
+    def event(self, event: Event) -> None:
+        """Add an event."""
+        self.recent.event(event)
+        if self.writer is not None:
+            self.writer.event(event)
+
+    def note(self, step: int, text: str, where: str = "") -> None:
+        """Say once what cannot be seen, and why."""
+        if all(e.text != text for e in self.recent.events if e.kind == "note"):
+            self.event(Event(step=step, kind="note", where=where, text=text))
+
+    def flush(self, *, force: bool = False) -> None:
+        """Make everything so far durable, if it is time."""
+        if self.writer is None or not (force or self.writer.due()):
+            return
+        try:
+            self.writer.state(self.run)
+            self.writer.flush()
+        except (StoreError, OSError) as error:
+            self.trouble = str(error)
+            self.drop()
+            self.note(self.run.steps, f"the run is no longer written to disk: {error}")
+
+    def drop(self) -> None:
+        """Write nothing more."""
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            try:
+                writer.close()
+            except (StoreError, OSError) as error:
+                self.trouble = self.trouble or str(error)
+
+    def close(self) -> None:
+        """Write what is left and let go of the folder."""
+        self.flush(force=True)
+        self.drop()
+
+    def history(self) -> History:
+        """What is remembered of the run."""
+        return self.recent.history(self.run)
+
+    def leave_child(self) -> None:
+        """In a forked child: never touch the folder again."""
+        if self.writer is not None:
+            self.writer.abandon_after_fork()
+            self.writer = None

@@ -1,0 +1,242 @@
+"""From a run's history to a report: findings of the run and of the looks taken in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from gradmend.engine.watching.live import judged, ranked
+from gradmend.records.finding import Evidence, Finding, Severity
+from gradmend.records.history import History
+from gradmend.records.report import Report
+from gradmend.records.trace import Run, Trace
+from gradmend.records.watched import FirstBadValue, Spell, Watched
+
+SETTLED = ("GRF101", "NUM101")
+"""Findings of one look that no training disproves: wiring and numbers that are none."""
+FALL = 0.05
+"""Share of the first loss by which it must have fallen to say that a model learns (our choice)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A full look taken during a run."""
+
+    step: int
+    trace: Trace
+    findings: tuple[Finding, ...]
+
+
+def report_of(
+    history: History,
+    looks: Sequence[Look] = (),
+    fails: Callable[[Exception], None] | None = None,
+) -> Report:
+    """The report on a run, from its record alone.
+
+    Args:
+        history: The run.
+        looks: Full looks that are still in memory; their findings are in the history too.
+        fails: Gets the error of a rule that raised; such errors become notes where not given.
+    """
+    broken: list[str] = []
+
+    def note(error: Exception) -> None:
+        broken.append(f"a rule failed: {type(error).__name__}: {error}")
+
+    found = judged(history, fails or note)
+    watched = _watched(history)
+    watched = replace(watched, notes=(*watched.notes, *broken))
+    seen = _look_findings(history)
+    if watched.learns and not any(f.severity is not Severity.NOTE for f in found):
+        # A look tells what hinders a gradient; a training that learns well has disproved it.
+        seen = [f if f.code in SETTLED else replace(f, severity=Severity.NOTE) for f in seen]
+    trace = looks[-1].trace if looks else Trace(run=_run(history))
+    return Report(
+        trace=trace,
+        findings=tuple(ranked([*found, *seen])),
+        watched=watched,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _run(history: History) -> Run:
+    run = history.run
+    optimizers = history["step"].columns
+    losses = history["step"]["loss"]
+    known = losses[~np.isnan(losses)] if losses.size else losses
+    return Run(
+        model=", ".join(run.models) or run.name,
+        torch=run.torch,
+        device=run.device,
+        parameters=sum(c.size for c in history["gradient"].columns if c.facts.get("registered")),
+        loss=float(known[-1]) if known.size else None,
+        optimizer=optimizers[0].kind if optimizers else None,
+        step=run.steps,
+        seconds=run.seconds,
+    )
+
+
+def _look_findings(history: History) -> list[Finding]:
+    """Findings of the last look; what an earlier one said has been looked at again."""
+    looks = list(history.of_kind("look"))
+    if not looks:
+        return []
+    last = looks[-1]
+    found = [_finding(plain, last.step) for plain in last.facts.get("findings", ())]
+    return [finding for finding in found if finding is not None]
+
+
+def _finding(plain: Any, step: int) -> Finding | None:
+    """A finding from its plain form; ``None`` where a file from elsewhere holds something else."""
+    try:
+        return Finding(
+            code=str(plain["code"]),
+            name=str(plain["name"]),
+            severity=Severity(plain["severity"]),
+            modules=tuple(str(m) for m in plain["modules"]),
+            summary=str(plain["summary"]),
+            evidence=tuple(
+                Evidence(
+                    quantity=str(e["quantity"]),
+                    observed=_number(e["observed"]),
+                    limit=None if e.get("limit") is None else float(e["limit"]),
+                    unit=str(e.get("unit", "1")),
+                    module=e.get("module"),
+                    step=step,
+                )
+                for e in plain.get("evidence", ())
+            ),
+            source=plain.get("source"),
+            confidence=float(plain.get("confidence", 1.0)),
+            weight=_number(plain.get("weight", 0.0)),
+            explains=tuple(str(name) for name in plain.get("explains", ())),
+            exculpation=str(plain.get("exculpation", "")),
+            symptom=bool(plain.get("symptom", False)),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _watched(history: History) -> Watched:
+    run, steps = history.run, history["step"]
+    loss_first, loss_last, learns = _losses(history)
+    still_steps, still_parameters = _still(history)
+    crash = next((e.text for e in history.of_kind("crash")), "")
+    stopped = next((e.text for e in history.of_kind("stopped")), "")
+    return Watched(
+        name=run.name,
+        command=run.command,
+        models=run.models,
+        status=run.status,
+        steps=run.steps,
+        seconds=run.seconds,
+        overhead_seconds=run.overhead_seconds,
+        setup_seconds=run.setup_seconds,
+        budget=run.budget,
+        loss_first=loss_first,
+        loss_last=loss_last,
+        learns=learns,
+        still_steps=still_steps,
+        still_seconds=still_steps * run.seconds,
+        still_parameters=still_parameters,
+        clipped_steps=_clipped(history),
+        skipped_steps=_mean(steps["skipped"]) or 0.0,
+        first_bad=_first_bad(history),
+        crash=crash,
+        stopped=stopped,
+        spells=_spells(history),
+        notes=tuple(dict.fromkeys(e.text for e in history.of_kind("note"))),
+    )
+
+
+def _losses(history: History) -> tuple[float | None, float | None, bool | None]:
+    """First and last median of the loss, and whether it fell by more than its noise.
+
+    The optimizer with the most losses counts; a GAN's losses tell nothing of learning.
+    """
+    losses = history["step"]["loss"]
+    if not losses.size:
+        return None, None, None
+    column = losses[:, int(np.argmax((~np.isnan(losses)).sum(axis=0)))]
+    known = column[np.isfinite(column)]
+    if len(known) < 2:
+        return (float(known[0]), float(known[-1]), None) if len(known) else (None, None, None)
+    window = max(1, min(20, len(known) // 5))
+    first, last = float(np.median(known[:window])), float(np.median(known[-window:]))
+    if len(known) < 10 or losses.shape[1] > 1:
+        return first, last, None
+    tail = known[-2 * window :]
+    noise = float(np.median(np.abs(tail - np.median(tail)))) * 1.4826 / math.sqrt(window)
+    return first, last, first - last > max(FALL * abs(first), 3 * noise)
+
+
+def _still(history: History) -> tuple[float, float]:
+    """Share of steps, and of weights, in which nothing moved by a single bit."""
+    moved = history["step"]["unchanged_share"]
+    known = moved[~np.isnan(moved).all(axis=1)] if moved.size else moved
+    steps = float(np.mean(np.nanmin(known, axis=1) >= 1.0)) if len(known) else 0.0
+    updates = history["update"]
+    unchanged = updates["unchanged_share"]
+    if not unchanged.size:
+        return steps, 0.0
+    measured = ~np.isnan(unchanged)
+    frozen = measured.any(axis=0) & ~((unchanged < 1.0) & measured).any(axis=0)
+    sizes = np.array([column.size for column in updates.columns], dtype=float)
+    mine = np.array([column.facts.get("optimizer") is not None for column in updates.columns])
+    total = float(sizes[mine].sum())
+    return steps, float(sizes[frozen & mine].sum()) / total if total else 0.0
+
+
+def _clipped(history: History) -> float | None:
+    steps = history["step"]
+    asked = ~np.isnan(steps["clip_limit"])
+    factor = steps["clip_factor"][asked] if asked.size else np.zeros(0)
+    known = factor[~np.isnan(factor)]
+    return float(np.mean(known < 1.0)) if known.size else None
+
+
+def _mean(values: Any) -> float | None:
+    known = values[~np.isnan(values)] if values.size else values
+    return float(known.mean()) if known.size else None
+
+
+def _first_bad(history: History) -> FirstBadValue | None:
+    event = next(history.of_kind("non-finite"), None)
+    if event is None:
+        return None
+    facts = event.facts
+    return FirstBadValue(
+        step=event.step,
+        direction=str(facts.get("direction", "")),
+        module=event.where,
+        operation=str(facts.get("operation") or ""),
+        source=facts.get("source") or facts.get("line"),
+        last_good=int(facts.get("last_good", -1)),
+        batch=tuple(int(n) for n in facts.get("batch") or ()),
+        replayed=bool(facts.get("replayed")),
+        why=str(facts.get("why") or event.text or ""),
+    )
+
+
+def _spells(history: History) -> tuple[Spell, ...]:
+    spells: list[Spell] = []
+    for event in history.of_kind("finding-begins", "finding-clears"):
+        name = str(event.facts.get("name", ""))
+        if event.kind == "finding-begins":
+            code, severity = str(event.facts.get("code", "")), str(event.facts.get("severity", ""))
+            spells.append(Spell(code=code, name=name, severity=severity, began=event.step))
+            continue
+        for at, spell in enumerate(spells):
+            if spell.name == name and spell.cleared is None:
+                spells[at] = replace(spell, cleared=event.step)
+    return tuple(spells)

@@ -1,0 +1,150 @@
+"""``gradmend run``: an unmodified script, watched from its own import of torch on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradmend.errors import BadInput
+from gradmend.integrations.on_import import when_imported
+from gradmend.integrations.script import Outcome, run_script
+from gradmend.records.finding import Severity
+
+if TYPE_CHECKING:  # torch comes when the script wants it, with the settings it has made by then
+    from gradmend.engine.watching.script import ScriptWatch
+    from gradmend.records.report import Report
+
+RUNS = "gradmend-runs"
+"""Folder for runs that were given none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a script is watched."""
+
+    run: Path | None = None
+    """Folder of the run; a new one under :data:`RUNS` where not given."""
+    record: bool = True
+    budget: str = "2%"
+    looks: bool = True
+    stop_when_dead: bool = False
+    fail_on: Severity | None = None
+
+
+def run_watched(
+    target: str, arguments: Sequence[str], options: RunOptions, *, as_module: bool = False
+) -> Outcome:
+    """Run a script as Python would, watch its trainings, and say on stderr what was found.
+
+    Args:
+        target: The script, or a module's name.
+        arguments: The script's own.
+        options: How to watch.
+        as_module: ``target`` is a module, as after ``python -m``.
+
+    Returns:
+        How the script ended; :func:`gradmend.integrations.script.finish` ends the process so.
+
+    Raises:
+        BadInput: If there is nothing to run, or the options cannot be used; nothing was run.
+    """
+    _check(options)
+    home = Path.cwd()
+    session = _Session(target, options, home)
+    return run_script(
+        target,
+        arguments,
+        as_module=as_module,
+        before=lambda: when_imported("torch", session.begin),
+        after_error=session.after_error,
+        at_end=session.at_end,
+    )
+
+
+def _check(options: RunOptions) -> None:
+    from gradmend.engine.watching.budget import read_budget
+
+    read_budget(options.budget)
+    folder = options.run
+    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(
+            f"{folder} is there already and is not empty",
+            "a run is never written over",
+            "choose another --run, or remove it",
+        )
+
+
+class _Session:
+    """One watched script, from its import of torch to its end."""
+
+    def __init__(self, target: str, options: RunOptions, home: Path) -> None:
+        self.options, self.home = options, home
+        self.name = Path(target).stem if target not in (".", "..") else home.name
+        self.command = " ".join(("gradmend run", Path(target).name))
+        self.watch: ScriptWatch | None = None
+        self.failure: str | None = None
+
+    def begin(self) -> None:
+        """Torch has just been imported by the script."""
+        from gradmend.engine.watching.script import ScriptWatch
+
+        self.watch = ScriptWatch(
+            folder=self._folder if self.options.record else None,
+            budget=self.options.budget,
+            looks=self.options.looks,
+            stop_when_dead=self.options.stop_when_dead,
+            name=self.name,
+            command=self.command,
+        )
+        self.watch.__enter__()
+
+    def _folder(self) -> Path:
+        from gradmend.store.folders import new_folder
+
+        if self.options.run is not None:
+            return self.home / self.options.run
+        return new_folder(self.home / RUNS, self.name)
+
+    def after_error(self, error: BaseException) -> str:
+        """At most three lines below the script's own traceback."""
+        if self.watch is None or not self.watch.trained:
+            return ""
+        from gradmend.renderers.run_text import post_mortem
+
+        self.watch.close(error)
+        return post_mortem(self.watch.report(), folder=self._shown())
+
+    def at_end(self, outcome: Outcome) -> int | None:
+        """The closing words, and the status that ``--fail-on`` asks for."""
+        if self.watch is None:
+            _say("gradmend: the script imported no torch, so there was nothing to watch.")
+            return None
+        self.watch.close(outcome.error)
+        if not self.watch.trained:
+            _say("gradmend: no optimizer took a step, so there is nothing to report.")
+            return None
+        report = self.watch.report()
+        if outcome.how != "raised":
+            from gradmend.renderers.run_text import closing
+
+            _say(closing(report, folder=self._shown(), colour=sys.stderr.isatty()).rstrip())
+        return self._status(report)
+
+    def _status(self, report: Report) -> int | None:
+        floor = self.options.fail_on
+        return 1 if floor is not None and report.at_least(floor) else None
+
+    def _shown(self) -> str | None:
+        """The run's folder as a user would type it."""
+        folder = self.watch.folder if self.watch is not None else None
+        if folder is None:
+            return None
+        return str(folder.relative_to(self.home) if folder.is_relative_to(self.home) else folder)
+
+
+def _say(text: str) -> None:
+    if text:
+        print(text, file=sys.stderr)

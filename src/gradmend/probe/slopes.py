@@ -1,0 +1,212 @@
+"""Slopes of elementwise activations at what they are fed: flat entries and dead units.
+
+Slopes are computed by torch's own derivative kernels in the tensor's own number format, so a slope
+is zero here exactly where the real backward pass multiplies with zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradmend.theory.activations import activation
+
+FLAT = 0.05
+"""An entry is flat where |phi'| is below this share of the activation's steepest slope."""
+
+DEAD = 1e-6
+"""A slope below this share of the steepest counts as zero. ReLU's is exactly zero; tanh's is less
+than this beyond |x| = 7.6, the sigmoid's beyond 15."""
+
+MOST_UNITS = 1 << 16
+"""Units of one activation whose death is followed, at most."""
+
+_aten = torch.ops.aten
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """The derivative of a called activation."""
+
+    name: str
+    steepest: float
+    of: Callable[[Tensor], Tensor]
+    """phi' at a tensor, same shape."""
+    of_output: bool = False
+    """Whether ``of`` takes what the activation returned instead of what it was fed."""
+
+
+def _ones(x: Tensor) -> Tensor:
+    return torch.ones_like(x)
+
+
+def _argument(
+    args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str, default: Any
+) -> Any:
+    return args[place] if len(args) > place else kwargs.get(name, default)
+
+
+def slope_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Slope | None:
+    """The slope of an activation, from the arguments of the call.
+
+    Args:
+        name: Name of the called function, without a trailing underscore.
+        args: Its positional arguments; the first is the input.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        None where the function is no elementwise activation with a known slope.
+    """
+    get = lambda place, key, default: _argument(args, kwargs, place, key, default)  # noqa: E731
+    if name in _FIXED:
+        known, of = _FIXED[name]
+        return Slope(known, activation(known).max_slope, of, known in _OF_OUTPUT)
+    if name == "leaky_relu":
+        a = float(get(1, "negative_slope", 0.01))
+        return Slope(name, max(1.0, abs(a)), lambda x: torch.where(x > 0, _ones(x), a * _ones(x)))
+    if name in ("elu", "celu"):
+        a = float(get(1, "alpha", 1.0))
+        inner = 1 / a if name == "celu" else 1.0
+        steepest = 1.0 if name == "celu" else max(1.0, a)
+        return Slope(
+            name, steepest, lambda x: _aten.elu_backward(_ones(x), a, 1.0, inner, False, x)
+        )
+    if name == "gelu" and get(1, "approximate", "none") == "tanh":
+        steepest = activation("gelu_tanh").max_slope
+        return Slope(
+            "gelu_tanh", steepest, lambda x: _aten.gelu_backward(_ones(x), x, approximate="tanh")
+        )
+    if name == "gelu":
+        steepest = activation("gelu").max_slope
+        return Slope(name, steepest, lambda x: _aten.gelu_backward(_ones(x), x))
+    if name == "softplus":
+        beta, limit = float(get(1, "beta", 1.0)), float(get(2, "threshold", 20.0))
+        return Slope(name, 1.0, lambda x: _aten.softplus_backward(_ones(x), x, beta, limit))
+    if name == "hardtanh":
+        low, high = float(get(1, "min_val", -1.0)), float(get(2, "max_val", 1.0))
+        return Slope(name, 1.0, lambda x: _aten.hardtanh_backward(_ones(x), x, low, high))
+    if name == "threshold":
+        at = float(get(1, "threshold", 0.0))
+        return Slope(name, 1.0, lambda x: _aten.threshold_backward(_ones(x), x, at))
+    if name in ("softshrink", "hardshrink"):
+        lam = float(get(1, "lambd", 0.5))
+        return Slope(name, 1.0, lambda x: (x.abs() > lam).to(x.dtype))
+    if name == "prelu":
+        weight = _argument(args, kwargs, 1, "weight", None)
+        if isinstance(weight, Tensor):
+            return _prelu(weight.detach())
+    return None
+
+
+def _prelu(weight: Tensor) -> Slope:
+    def of(x: Tensor) -> Tensor:
+        shape = [-1 if d == 1 else 1 for d in range(x.dim())] if x.dim() > 1 else [-1]
+        each = weight.to(x.dtype).reshape(shape if weight.numel() > 1 else [1])
+        return torch.where(x > 0, _ones(x), each.expand_as(x))
+
+    return Slope("prelu", max(1.0, float(weight.abs().max())), of)
+
+
+def _selu(x: Tensor) -> Tensor:
+    scale, alpha = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+    slope: Tensor = _aten.elu_backward(_ones(x), alpha, scale, 1.0, False, x)
+    return slope
+
+
+_FIXED: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "relu": ("relu", lambda y: (y > 0).to(y.dtype)),
+    "selu": ("selu", _selu),
+    "sigmoid": ("sigmoid", lambda y: y * (1 - y)),
+    "tanh": ("tanh", lambda y: 1 - y * y),
+    "silu": ("silu", lambda x: _aten.silu_backward(_ones(x), x)),
+    "mish": ("mish", lambda x: _aten.mish_backward(_ones(x), x)),
+    "softsign": ("softsign", lambda x: (1 + x.abs()).square().reciprocal()),
+    "tanhshrink": ("tanhshrink", lambda x: x.tanh().square()),
+    "relu6": ("relu6", lambda x: _aten.hardtanh_backward(_ones(x), x, 0.0, 6.0)),
+    "hardsigmoid": ("hardsigmoid", lambda x: _aten.hardsigmoid_backward(_ones(x), x)),
+    "hardswish": ("hardswish", lambda x: _aten.hardswish_backward(_ones(x), x)),
+    "logsigmoid": ("logsigmoid", lambda x: (-x).sigmoid()),
+    "log_sigmoid": ("logsigmoid", lambda x: (-x).sigmoid()),
+}
+
+_OF_OUTPUT = frozenset({"relu", "sigmoid", "tanh"})
+"""These need not be computed twice; their derivatives in torch read the output as well."""
+
+
+@dataclass(slots=True)
+class DeadUnits:
+    """Which units had no slope on any sample, kept from one sampled batch to the next.
+
+    A unit counts as dead when all samples of the last ``window`` to ``2 window`` sampled batches
+    found it so: long enough for rare inputs, and a unit that dies late is still told.
+    """
+
+    window: int = 8
+    _now: dict[str, tuple[int, Tensor]] = field(default_factory=dict)
+    _before: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, name: str, dead: Tensor) -> None:
+        """Take in one batch.
+
+        Args:
+            name: The activation.
+            dead: Whether each unit had no slope on any sample of the batch, bool [units].
+        """
+        if dead.numel() > MOST_UNITS:
+            return
+        count, held = self._now.get(name, (0, dead))
+        if held.shape != dead.shape:  # another layer by the same name, or another input size
+            count, held = 0, dead
+            self._before.pop(name, None)
+        if count >= self.window:
+            self._before[name] = held
+            count, held = 0, dead
+        self._now[name] = (count + 1, held & dead)
+
+    def share(self, name: str) -> float:
+        """Share of units dead so far; NaN for an activation never seen."""
+        if name not in self._now:
+            return math.nan
+        dead = self._now[name][1]
+        if name in self._before:
+            dead = dead & self._before[name]
+        return float(dead.double().mean())
+
+
+def judge(x: Tensor, part: Tensor, slope: Slope, dim: int) -> tuple[float, Tensor]:
+    """Share of flat entries in a part of a tensor, and which units are dead in all of it.
+
+    A unit is dead if it has no slope on any entry. The part tells which units live; only the
+    others are looked at in full.
+
+    Args:
+        x: What the activation was fed, or what it returned, as the slope wants it.
+        part: A part of it that holds all units; ``x`` itself where it is small.
+        slope: The activation's.
+        dim: The dimension of the units.
+
+    Returns:
+        The share, and flags [units] on the CPU; none where ``part`` does not hold all units.
+    """
+    steep = slope.of(part).abs()
+    flat = int(torch.count_nonzero(steep < FLAT * slope.steepest)) / steep.numel()
+    units = x.shape[dim]
+    if part.shape[dim] != units:
+        return flat, torch.zeros(0, dtype=torch.bool)
+    dead = (_most(steep, dim) < DEAD * slope.steepest).cpu()
+    if part is not x and bool(dead.any()):
+        few = max(1, (1 << 20) * units // x.numel())
+        for suspects in dead.nonzero()[:, 0].split(few):
+            whole = slope.of(x.index_select(dim, suspects.to(x.device))).abs()
+            dead[suspects] = (_most(whole, dim) < DEAD * slope.steepest).cpu()
+    return flat, dead
+
+
+def _most(steep: Tensor, dim: int) -> Tensor:
+    others = [d for d in range(steep.dim()) if d != dim % steep.dim()]
+    return steep.amax(dim=others) if others else steep

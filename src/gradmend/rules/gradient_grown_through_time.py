@@ -1,0 +1,112 @@
+"""REC222: a recurrence that multiplies its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradmend.records.finding import Evidence, Finding, Severity
+from gradmend.records.history import History
+from gradmend.registry import Case, limit, rule
+from gradmend.theory import windows
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a recurrence explodes."""
+
+    span: float = limit(
+        3.0,
+        unit="decades",
+        source="of the gradient's size from the last time step to the first; healthy layers of our "
+        "trainings stay below 1",
+    )
+    error_span: float = limit(
+        6.0,
+        unit="decades",
+        source="beyond what a clipped step can hold apart: float32 has 7 digits",
+    )
+
+
+@rule(
+    code="REC222",
+    limits=Limits,
+    fires_on=[Case.of("long_memory", cell="rnn", gain=2.5)],
+    silent_on=[
+        Case.of("long_memory", cell="lstm"),
+        Case.of("long_memory", cell="rnn", gain=1.0),
+        Case.of("long_memory", cell="rnn", gain=0.3),
+    ],
+)
+def gradient_grown_through_time(history: History, limits: Limits) -> Iterator[Finding]:
+    """Recurrent layers whose gradient grows on its way back through time.
+
+    What it finds:
+        Recurrent layers in which dL/dh is three decades larger at the first time step than at the
+        last, lastingly.
+
+    Why it matters:
+        The step is decided by the first time steps alone; clipping keeps it finite and throws
+        away everything else, and without it one sequence is enough for NaN.
+
+    How it is measured:
+        The size of dL/dh_t by time step, a low rank over the recent window.
+
+    Silent when:
+        It grows less; single sequences make it spike.
+
+    References:
+        Pascanu, Mikolov, Bengio 2013; pytorch/pytorch#2623.
+    """
+    table = history["recurrence"]
+    if not len(table):
+        return
+    span = windows.lasting(table, "log10_span", 0.25)
+    span = np.where(np.isposinf(span), 99.0, span)
+    guilty = np.flatnonzero(span >= limits.span)
+    if not len(guilty):
+        return
+    worst = int(guilty[np.argmax(span[guilty])])
+    column, decades = table.columns[worst], float(span[worst])
+    radius = windows.lasting(table, "spectral_radius")[worst]
+    gain = windows.lasting(table, "log10_gain")[worst]
+    yield Finding(
+        code="REC222",
+        name="gradient-grown-through-time",
+        severity=Severity.ERROR if decades >= limits.error_span else Severity.WARNING,
+        modules=tuple(dict.fromkeys(table.columns[i].module for i in guilty)),
+        source=column.source,
+        summary=(
+            f"the gradient of {column.module or column.name} grows by {decades:.1f} decades from"
+            " the last time step to the first"
+            + (f", {10.0**gain:.2g} times per step" if np.isfinite(gain) else "")
+            + (
+                f"; the spectral radius of its recurrent weights is {radius:.2g}"
+                if np.isfinite(radius)
+                else ""
+            )
+        ),
+        evidence=(
+            Evidence(
+                quantity="decades over the sequence",
+                observed=decades,
+                limit=limits.span,
+                unit="decades",
+                module=column.module,
+                step=history.step,
+            ),
+        ),
+        weight=min(decades, 12.0),
+        explains=(
+            "exploding-gradient",
+            "loss-plateau",
+            "loss-spike",
+            "diverging-loss",
+            "update-norm-spike",
+            "clip-too-tight",
+            "non-finite-value",
+        ),
+        exculpation="less growth",
+    )

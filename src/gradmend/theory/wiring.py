@@ -1,0 +1,286 @@
+"""What the recent rows and events of a run say about its wiring: queries that rules share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradmend.records.history import Event, Floats, History, Table
+from gradmend.theory.windows import FEWEST, RECENT
+
+NONE, ZERO, FINITE = 0, 1, 2
+"""Codes of the gradient table's ``state``."""
+
+REARRANGES = frozenset(
+    {"view", "unsafe_view", "reshape_alias", "reshape", "flatten", "unflatten", "squeeze"}
+    | {"unsqueeze", "t", "transpose", "permute", "movedim", "swapaxes", "alias", "clone"}
+    | {"contiguous", "as_strided", "slice", "select", "unbind", "split", "split_with_sizes"}
+    | {"chunk", "to_copy"}
+)
+"""Operations that leave every number as it is."""
+
+ELEMENTWISE = frozenset(
+    {"add", "sub", "rsub", "mul", "div", "neg", "pow", "abs", "sqrt", "exp", "log", "log1p"}
+    | {"mean", "sum", "expand", "where", "masked_fill", "minimum", "maximum", "clamp"}
+    | {"clamp_min", "clamp_max", "hardtanh", "relu", "square"}
+    | {"mse_loss", "smooth_l1_loss", "huber_loss"}
+)
+"""What a loss is made of after the model's last layer, where it is written by hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation next to a loss."""
+
+    op: str
+    shape: tuple[int, ...] | None
+    reads: tuple[int, ...]
+    parameters: bool = False
+
+
+@dataclass(frozen=True)
+class LossTail:
+    """The operations next to a loss, from the newest ``loss-graph`` event of an optimizer."""
+
+    where: str
+    step: int
+    operations: tuple[Operation, ...]
+    flat: tuple[str, ...] = ()
+    unreached: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, event: Event) -> LossTail:
+        """Read an event's facts; what is missing is empty."""
+        rows = event.facts.get("tail") or ()
+        return cls(
+            where=event.where,
+            step=event.step,
+            operations=tuple(
+                Operation(
+                    op=str(row.get("op", "")),
+                    shape=None if row.get("shape") is None else tuple(row["shape"]),
+                    reads=tuple(at for at in row.get("reads", ()) if 0 <= at < len(rows)),
+                    parameters=bool(row.get("parameters", False)),
+                )
+                for row in rows
+            ),
+            flat=tuple(event.facts.get("flat") or ()),
+            unreached=tuple(event.facts.get("unreached") or ()),
+            facts=dict(event.facts),
+        )
+
+    def reads(self, at: int) -> tuple[int, ...]:
+        """What an operation reads, past those that only rearrange it."""
+        found: list[int] = []
+        for place in self.operations[at].reads:
+            seen = {at}
+            while self.operations[place].op in REARRANGES and place not in seen:
+                seen.add(place)
+                if len(self.operations[place].reads) != 1:
+                    break
+                place = self.operations[place].reads[0]
+            found.append(place)
+        return tuple(dict.fromkeys(found))
+
+    def pairs(self) -> Iterator[tuple[Operation, Operation]]:
+        """Each operation with each that it reads, rearrangements left out."""
+        for at, operation in enumerate(self.operations):
+            if operation.op not in REARRANGES:
+                for place in self.reads(at):
+                    yield operation, self.operations[place]
+
+    @property
+    def root(self) -> int | None:
+        """Place of the loss's own operation, past rearrangements."""
+        if not self.operations:
+            return None
+        if self.operations[0].op in REARRANGES and (behind := self.reads(0)):
+            return behind[0]
+        return 0
+
+    @cached_property
+    def by_hand(self) -> tuple[int, ...]:
+        """Places of the elementwise operations and reductions between the loss and the model."""
+        if self.root is None:
+            return ()
+        found, queue = {self.root}, [self.root]
+        while queue:
+            at = queue.pop()
+            if self.operations[at].op in ELEMENTWISE:
+                fresh = [place for place in self.reads(at) if place not in found]
+                found.update(fresh)
+                queue.extend(fresh)
+        return tuple(sorted(at for at in found if self.operations[at].op in ELEMENTWISE))
+
+    def down_to(self, start: int, through: frozenset[str]) -> int:
+        """Follow single reads from ``start`` while the operation is one of ``through``."""
+        at, seen = start, {start}
+        while self.operations[at].op in through | REARRANGES:
+            behind = self.reads(at)
+            if len(behind) != 1 or behind[0] in seen:
+                break
+            at = behind[0]
+            seen.add(at)
+        return at
+
+
+def loss_tails(history: History) -> list[LossTail]:
+    """The newest graph of each optimizer's loss; every graph where no optimizer is named."""
+    newest = {
+        event.where or number: event for number, event in enumerate(history.of_kind("loss-graph"))
+    }
+    return [LossTail.of(event) for event in newest.values()]
+
+
+def standing(history: History, kind: str) -> dict[str, Event]:
+    """The newest event of a kind at each place, where it has stood for FEWEST rows of steps.
+
+    An event that a later one at the same place took back does not stand; one of an evaluation
+    in between has no steps behind it.
+
+    Args:
+        history: The run.
+        kind: Such as ``module-state``.
+    """
+    newest = {event.where: event for event in history.of_kind(kind)}
+    steps = history["step"].steps
+    return {
+        where: event
+        for where, event in newest.items()
+        if int(np.count_nonzero(steps >= event.step)) >= FEWEST
+    }
+
+
+def share_of_last(table: Table, quantity: str, column: int) -> float:
+    """Mean of a 0-or-1 quantity over its last RECENT numbers; NaN where FEWEST are not known."""
+    known = table.series(quantity, column)[1][-RECENT:]
+    return float(known.mean()) if len(known) >= FEWEST else float("nan")
+
+
+@dataclass(frozen=True)
+class States:
+    """What gradients the parameters got over the last rows of the gradient table, [columns]."""
+
+    known: NDArray[np.int64]
+    """Rows in which it is known."""
+    none: NDArray[np.bool_]
+    """None in every known row."""
+    zero: NDArray[np.bool_]
+    """Exactly zero in every known row."""
+    some: NDArray[np.bool_]
+    """A gradient that is not zero in at least half of the known rows."""
+    ever: NDArray[np.bool_]
+    """A gradient at all, in any row ever."""
+
+
+def states(history: History) -> States:
+    """The states of the gradients over the last RECENT rows.
+
+    Columns of which fewer than FEWEST of those rows are known are nothing at all.
+    """
+    table = history["gradient"]
+    every = table["state"]
+    last = every[-RECENT:]
+    known = np.count_nonzero(~np.isnan(last), axis=0)
+    enough = known >= FEWEST
+    none = np.count_nonzero(last == NONE, axis=0)
+    zero = np.count_nonzero(last == ZERO, axis=0)
+    alive = np.count_nonzero(last >= FINITE, axis=0)
+    return States(
+        known=known,
+        none=enough & (none == known),
+        zero=enough & (zero == known),
+        some=enough & (2 * alive >= known),
+        ever=np.count_nonzero(every >= ZERO, axis=0) > 0,
+    )
+
+
+def fact(table: Table, name: str) -> NDArray[np.bool_]:
+    """Whether a fact of each column is true, shape [columns]."""
+    return np.array([bool(c.facts.get(name)) for c in table.columns], dtype=np.bool_)
+
+
+def owners(table: Table) -> NDArray[np.int64]:
+    """The optimizer (column of the step table) of each parameter, -1 for none, shape [columns]."""
+    found = (c.facts.get("optimizer") for c in table.columns)
+    return np.array([-1 if at is None else int(at) for at in found], dtype=np.int64)
+
+
+def chance_of_less(before: Floats, after: Floats) -> float:
+    """Share of pairs in which a later number is smaller than an earlier one; ties count half.
+
+    The Mann-Whitney statistic over its most: 0.5 where nothing changed, whatever the numbers'
+    scale and tails. NaN where either is empty.
+    """
+    if not len(before) or not len(after):
+        return float("nan")
+    difference = before[:, None] - after[None, :]
+    return float(np.mean(np.sign(np.nan_to_num(difference, posinf=1.0, neginf=-1.0)) + 1) / 2)
+
+
+FALLING = 0.7
+"""Of :func:`chance_of_less`: two and more standard deviations above a loss that stays."""
+
+
+def loss_falls(history: History, column: int) -> bool | None:
+    """Whether there is a sign that an optimizer's loss is lower now than in the beginning.
+
+    A weak sign is enough: this is asked before somebody's choice is called an accident.
+
+    Args:
+        history: The run.
+        column: Of the step table.
+
+    Returns:
+        ``None`` where fewer than 2 RECENT losses are known.
+    """
+    table = history["step"]
+    if not 0 <= column < len(table.columns):
+        return None
+    loss = table.series("loss", column)[1]
+    if len(loss) < 2 * RECENT:
+        return None
+    return chance_of_less(loss[:RECENT], loss[-RECENT:]) >= FALLING
+
+
+def no_loss_falls(history: History) -> bool:
+    """Whether losses are known for long enough, and none of them falls."""
+    judged = [loss_falls(history, at) for at in range(len(history["step"].columns))]
+    known = [falls for falls in judged if falls is not None]
+    return bool(known) and not any(known)
+
+
+def stuck_share(history: History, column: int) -> float:
+    """Share of the last steps with a loss that is not zero and a gradient that is, exactly.
+
+    A loss of zero is none to complain of: a hinge loss on separable data ends there.
+
+    Args:
+        history: The run.
+        column: Of the step table.
+
+    Returns:
+        NaN where FEWEST of the last RECENT rows are not known.
+    """
+    table = history["step"]
+    if not 0 <= column < len(table.columns):
+        return float("nan")
+    norms, losses = table["log10_norm"][-RECENT:, column], table["loss"][-RECENT:, column]
+    known = ~np.isnan(norms) & ~np.isnan(losses)
+    if np.count_nonzero(known) < FEWEST:
+        return float("nan")
+    return float(np.mean(np.isneginf(norms[known]) & (losses[known] != 0)))
+
+
+def optimizer_column(history: History, name: str) -> int:
+    """The column of an optimizer by name; the only one where the name is unknown; else -1."""
+    table = history["step"]
+    if name in table.names:
+        return table.names.index(name)
+    return 0 if len(table.columns) == 1 else -1
