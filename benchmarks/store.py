@@ -73,12 +73,13 @@ def write(
     writer.columns("gradient", [Column(name=f"p{i}") for i in range(columns)], at=0)
     walks = draw.normal(-3, 2, (len(names), columns)).astype(np.float32)
     spent = []
+    busy = 0.0
     for step in range(steps):
         walks += draw.standard_normal(walks.shape, dtype=np.float32) * np.float32(0.05)
         row: dict[str, np.ndarray] = dict(zip(names, walks, strict=True))
         if typical:
             row |= {name: np.full(columns, CONSTANT[name]) for name in names if name in CONSTANT}
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         writer.append("gradient", step, row)
         if step % 100 == 0:
             bins = {-e: 1000 + step * e for e in range(1, 25)}
@@ -90,10 +91,11 @@ def write(
         if writer.due():
             writer.flush()
         spent.append(1e3 * (time.perf_counter() - began))
+        busy += time.process_time() - cpu
     rate = statistics.fmean(spent)
     print(f"{columns} columns x {len(names)} quantities x {steps} steps")
     print(
-        f"a row: {rate:.3f} ms with its share of flushes (a plain one"
+        f"a row: {rate:.3f} ms with its share of flushes, {1e3 * busy / steps:.3f} of a core (a plain one"
         f" {statistics.median(spent):.3f} ms, the longest {max(spent):.0f} ms)"
     )
     return writer

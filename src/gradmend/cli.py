@@ -176,6 +176,75 @@ def run(
     return run_watched(target, arguments or [], options, as_module=as_module)
 
 
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+
+@app.command()
+def report(
+    folder: RunFolder,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="A short block for a forum, without private paths.")
+    ] = False,
+    as_json: Json = False,
+    traceback: Traceback = False,
+) -> int:
+    """Say what a run shows, while it grows or afterwards."""
+    del traceback  # unused: main reads it before anything can go wrong
+    from gradmend.engine.watching.summary import report_of
+    from gradmend.renderers.run_markdown import markdown as as_markdown
+    from gradmend.renderers.run_text import print_run
+    from gradmend.store.reader import open_run
+
+    history = open_run(folder).history()
+    found = report_of(history)
+    if as_json:
+        print(json.dumps(found.to_dict()))
+    elif markdown:
+        print(as_markdown(found, history), end="")
+    else:
+        print_run(found, history, Console())
+    return 0
+
+
+@app.command()
+def diff(
+    good: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    bad: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of another.")],
+    as_json: Json = False,
+    traceback: Traceback = False,
+) -> int:
+    """Say at which step and layer two runs part."""
+    del traceback  # unused: main reads it before anything can go wrong
+    from gradmend.engine.watching.difference import difference
+    from gradmend.renderers.difference_text import difference_text
+    from gradmend.store.reader import open_run
+
+    found = difference(open_run(good).history(), open_run(bad).history())
+    if as_json:
+        print(json.dumps(to_plain(found)))
+    else:
+        print(difference_text(found, names=(str(good), str(bad))), end="")
+    return 0
+
+
+@app.command()
+def ls(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where runs are.")] = Path(
+        "gradmend-runs"
+    ),
+    as_json: Json = False,
+    traceback: Traceback = False,
+) -> int:
+    """List the runs of a folder."""
+    del traceback  # unused: main reads it before anything can go wrong
+    from gradmend.renderers.run_list import run_list
+    from gradmend.store.folders import list_runs
+
+    runs = list_runs(folder)
+    print(json.dumps(to_plain(runs)) if as_json else run_list(runs), end="\n" if as_json else "")
+    return 0
+
+
 @app.command()
 def explain(
     word: Annotated[

@@ -75,7 +75,7 @@ def test_any_order_of_rows_columns_and_flushes(moves: list[tuple[int, str, bool,
         for quantity in "ab":
             for cells, (_, row) in zip(table[quantity], twin, strict=True):
                 expected = np.full(known, np.nan)
-                some = row.get(quantity, [])
+                some = row.get(quantity, np.zeros(0))
                 expected[: len(some)] = some
                 assert np.array_equal(cells, expected, equal_nan=True)
 
@@ -143,7 +143,7 @@ def test_columns_are_kept_in_full_and_updated(folder: Path | None) -> None:
         dtype="float32",
         source="train.py:1  x",
         since=7,
-        facts={"betas": (np.float32(0.5), 0.25), "nan": np.nan, "odd": Path("x"), 3: [True]},
+        facts={"betas": (np.float32(0.5), 0.25), "nan": np.nan, "odd": Path("x"), "3": {3: True}},
     )
     with writing(folder) as writer:
         writer.columns("t", names(2), at=0)
@@ -151,7 +151,7 @@ def test_columns_are_kept_in_full_and_updated(folder: Path | None) -> None:
         writer.flush()
         first, second = writer.reader().table_columns("t")
         assert first == names(1)[0]
-        assert second.facts == {"betas": [0.5, 0.25], "nan": None, "odd": "x", "3": [True]}
+        assert second.facts == {"betas": [0.5, 0.25], "nan": None, "odd": "x", "3": {"3": True}}
         assert second.shape == (2, 3) and second.name == column.name and second.since == 7
         writer.append("t", 0, {"a": [1, 2]})
         writer.flush()
@@ -258,10 +258,9 @@ def test_blocks_with_an_event_of_weight_are_kept(tmp_path: Path) -> None:
             if writer.due():
                 writer.flush()
         writer.flush()
-        steps, values = writer.reader().series("t", "a", 0)
-        full = {
-            block for block in range(30) if set(range(64 * block, 64 * block + 64)) <= set(steps)
-        }
+        steps, _ = writer.reader().series("t", "a", 0)
+        blocks = (set(range(at, at + 64)) for at in range(0, 64 * 30, 64))
+        full = {number for number, block in enumerate(blocks) if block <= set(steps)}
         # Of the five, the cap of two keeps the first and the last.
         assert full == {0, 4, 21, 28, 29}
         assert np.all(np.diff(steps) >= 0)
@@ -320,7 +319,8 @@ def test_histograms_keep_the_ends_and_some_between(folder: Path | None) -> None:
 
 def test_events_are_followed_and_capped(folder: Path | None) -> None:
     with writing(folder, caps=FEW) as writer:
-        seen, cursor = [], 0
+        seen: list[Event] = []
+        cursor = 0
         for step in range(60):
             facts = {"loss": np.float64(2.5), "bad": np.nan, "who": ("a", np.int64(3))}
             writer.event(Event(step=step, kind="input", where="m", text="té\udcff", facts=facts))

@@ -84,7 +84,7 @@ def of_queries(
         L, S = query.shape[-2], key.shape[-2]
         shared = query.shape[-3] // key.shape[-3] if enable_gqa and query.dim() > 2 else 1
         heads = key.shape[:-2] if shared == 1 else (*key.shape[:-3], key.shape[-3] * shared)
-        batch = torch.broadcast_shapes(query.shape[:-2], heads)
+        batch = torch.broadcast_shapes(query.shape[:-2], heads)  # type: ignore[no-untyped-call]
         at, rows = _sample(math.prod(batch), L, S)
         at, rows = at.to(query.device), rows.to(query.device)
         where = torch.unravel_index(at, batch) if batch else ()
@@ -154,8 +154,8 @@ def of_module(
         if module.add_zero_attn:
             k = torch.cat([k, k.new_zeros(len(few), 1, k.shape[-1])], dim=1)
             more += 1
-        q = q.unflatten(-1, (heads, width)).transpose(1, 2)
-        k = k.unflatten(-1, (heads, width)).transpose(1, 2)
+        q = q.reshape(*q.shape[:-1], heads, width).transpose(1, 2)
+        k = k.reshape(*k.shape[:-1], heads, width).transpose(1, 2)
         return of_queries(q, k, F.pad(blocked, (0, more)))
 
 

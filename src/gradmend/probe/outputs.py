@@ -90,8 +90,14 @@ class _Frame:
 
 @dataclass(slots=True)
 class _Entry:
-    column: Column
+    name: str
+    path: str
+    kind: str
+    order: int
     measures: list[Measure] = field(default_factory=list)
+
+    def column(self) -> Column:
+        return Column(name=self.name, module=self.path, kind=self.kind, order=self.order)
 
 
 class OutputWatch:
@@ -124,6 +130,7 @@ class OutputWatch:
         self._handles: list[Any] = []
         self._mode: _Calls | None = None
         self._thread = 0
+        self._made = 0
 
     def __enter__(self) -> OutputWatch:
         if getattr(_active, "watch", None) is not None:
@@ -139,14 +146,14 @@ class OutputWatch:
                 self._paths.setdefault(id(module), path)
             self._handles = [
                 register_module_forward_pre_hook(self._enter),
-                register_module_forward_hook(self._leave, with_kwargs=True),
+                register_module_forward_hook(self._leave, with_kwargs=True, always_call=True),
             ]
             unseen = _calls_unseen(self.root)
             if unseen:
                 self.notes.append(unseen)
             else:
                 mode = _Calls(self)
-                mode.__enter__()
+                mode.__enter__()  # type: ignore[no-untyped-call]
                 self._mode = mode
             self._on = True
         except Exception:
@@ -184,7 +191,9 @@ class OutputWatch:
         with _Quiet():
             try:
                 for name, entry in self._entries.items():
-                    outputs.append(Measured(column=entry.column, values=self._values(name, entry)))
+                    outputs.append(
+                        Measured(column=entry.column(), values=self._values(name, entry))
+                    )
                 for held in self._held:
                     recurrences.extend(held.unrolled(self.notes))
                 recurrences.extend(cell.record() for cell in self._cells.values())
@@ -241,15 +250,19 @@ class OutputWatch:
         except Exception:
             self._fail()
 
-    def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _leave(self, module: nn.Module, args: Any, *rest: Any) -> None:
+        """Called with (kwargs, output), or without kwargs where the module raised."""
         if id(module) not in self._paths or not self._here():
             return
         try:
             while self._frames and self._frames[-1].module is not module:
-                self._frames.pop()  # left by an exception that the user caught
+                self._frames.pop()
             if not self._frames:
                 return
             frame = self._frames.pop()
+            if len(rest) < 2:
+                return
+            kwargs, output = rest
             with _Quiet():
                 self._left(frame, args, kwargs, output)
                 if module is self.root and not self._frames:
@@ -277,7 +290,7 @@ class OutputWatch:
             entry.measures.remove(found)
             if not entry.measures:
                 del self._entries[called]
-            self._entry(name, path, entry.column.kind).measures.append(found)
+            self._entry(name, path, entry.kind).measures.append(found)
             return
         self._measure(name, path, type(module).__name__, first)
 
@@ -297,8 +310,8 @@ class OutputWatch:
 
     def _entry(self, name: str, path: str, kind: str) -> _Entry:
         if name not in self._entries:
-            column = Column(name=name, module=path, kind=kind, order=len(self._states))
-            self._entries[name] = _Entry(column)
+            self._entries[name] = _Entry(name, path, kind, self._made)
+            self._made += 1
         return self._entries[name]
 
     def _attend(self, name: str, kind: str, found: Attention) -> None:
@@ -410,7 +423,7 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        bare = name[:-1] if name.endswith("_") else name
+        bare = name.strip("_")
         if bare in _CALLS and not torch.compiler.is_compiling():
             return self.watch._call(bare, func, args, kwargs)
         result = func(*args, **kwargs)
@@ -464,7 +477,7 @@ def _listen(x: Tensor, norms: list[Tensor]) -> None:
 
 def _blind(root: nn.Module) -> str | None:
     """Why nothing can be watched now, if so."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return "the model is being compiled or traced: its outputs were not measured"
     if any(
         getattr(m, "_compiled_call_impl", None) is not None or type(m).__name__ == "OptimizedModule"

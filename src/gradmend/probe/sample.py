@@ -13,7 +13,7 @@ ENTRIES = 1 << 18
 """Entries of an output up to which all are measured."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Measure:
     """One call's output, measured. Energies are in units of ``unit`` squared."""
 
@@ -124,11 +124,14 @@ def _numbers(*values: Tensor) -> list[float]:
 def norm_of(grad: Tensor) -> Tensor:
     """|gradient|, shape [], float64 where the device has it."""
     grad = grad.detach()
+    norm: Tensor
     if grad.dtype == torch.float64:
         top = grad.abs().amax()
         top = torch.where((top > 0) & torch.isfinite(top), top, 1.0)
-        return torch.linalg.vector_norm(grad / top) * top
-    return torch.linalg.vector_norm(grad, dtype=_wide(grad))
+        norm = torch.linalg.vector_norm(grad / top) * top
+    else:
+        norm = torch.linalg.vector_norm(grad, dtype=_wide(grad))
+    return norm
 
 
 def merged(measures: Sequence[Measure]) -> dict[str, float]:

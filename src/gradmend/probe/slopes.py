@@ -45,12 +45,6 @@ def _ones(x: Tensor) -> Tensor:
     return torch.ones_like(x)
 
 
-def _argument(
-    args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str, default: Any
-) -> Any:
-    return args[place] if len(args) > place else kwargs.get(name, default)
-
-
 def slope_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Slope | None:
     """The slope of an activation, from the arguments of the call.
 
@@ -62,10 +56,12 @@ def slope_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Slope
     Returns:
         None where the function is no elementwise activation with a known slope.
     """
-    get = lambda place, key, default: _argument(args, kwargs, place, key, default)  # noqa: E731
-    if name in _FIXED:
-        known, of = _FIXED[name]
-        return Slope(known, activation(known).max_slope, of, known in _OF_OUTPUT)
+
+    def get(place: int, key: str, default: Any) -> Any:
+        return args[place] if len(args) > place else kwargs.get(key, default)
+
+    if name in _SLOPES:
+        return _SLOPES[name]
     if name == "leaky_relu":
         a = float(get(1, "negative_slope", 0.01))
         return Slope(name, max(1.0, abs(a)), lambda x: torch.where(x > 0, _ones(x), a * _ones(x)))
@@ -97,7 +93,7 @@ def slope_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Slope
         lam = float(get(1, "lambd", 0.5))
         return Slope(name, 1.0, lambda x: (x.abs() > lam).to(x.dtype))
     if name == "prelu":
-        weight = _argument(args, kwargs, 1, "weight", None)
+        weight = get(1, "weight", None)
         if isinstance(weight, Tensor):
             return _prelu(weight.detach())
     return None
@@ -136,6 +132,11 @@ _FIXED: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 
 _OF_OUTPUT = frozenset({"relu", "sigmoid", "tanh"})
 """These need not be computed twice; their derivatives in torch read the output as well."""
+
+_SLOPES = {
+    name: Slope(known, activation(known).max_slope, of, known in _OF_OUTPUT)
+    for name, (known, of) in _FIXED.items()
+}
 
 
 @dataclass(slots=True)
@@ -201,7 +202,7 @@ def judge(x: Tensor, part: Tensor, slope: Slope, dim: int) -> tuple[float, Tenso
     dead = (_most(steep, dim) < DEAD * slope.steepest).cpu()
     if part is not x and bool(dead.any()):
         few = max(1, (1 << 20) * units // x.numel())
-        for suspects in dead.nonzero()[:, 0].split(few):
+        for suspects in torch.split(dead.nonzero()[:, 0], few):
             whole = slope.of(x.index_select(dim, suspects.to(x.device))).abs()
             dead[suspects] = (_most(whole, dim) < DEAD * slope.steepest).cpu()
     return flat, dead

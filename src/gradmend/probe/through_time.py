@@ -140,9 +140,9 @@ class _Unrolling:
             states = tuple(None if s is None else s[:, :few] for s in states)
             ends = tuple(None if s is None else s[:, :few] for s in ends)
         wide = per_sequence * few <= WIDE and x.device.type != "mps"
-        own = module.weight_hh_l0.dtype
+        own = cast(Tensor, module.weight_hh_l0).dtype
         narrow = own if own == torch.float64 else torch.float32
-        self.dtype = torch.float64 if wide else narrow
+        self.dtype: torch.dtype = torch.float64 if wide else narrow
         if module.dropout and module.training and module.num_layers > 1:
             self.notes.append("dropout between layers is not seen, and left out")
         self.x = self._wide(x)
@@ -440,4 +440,5 @@ def _add(
 
 def _log_norm(parts: State) -> Tensor:
     """Natural logarithm of the norm of a state's gradient, shape [K, B]."""
-    return torch.linalg.vector_norm(torch.cat(parts, dim=-1), dim=-1).log()
+    norm: Tensor = torch.linalg.vector_norm(torch.cat(parts, dim=-1), dim=-1)
+    return norm.log()

@@ -42,7 +42,7 @@ class Limits:
         Case.of("clipped", limit=1.0),
         Case.of("clipped", limit=1e-3, rate=30.0),
         Case.of("clipped", limit=1e-3, optimizer="Adam"),
-        Case.of("classifier"),
+        Case.of("perceptron"),
     ],
 )
 def clip_too_tight(history: History, limits: Limits) -> Iterator[Finding]:

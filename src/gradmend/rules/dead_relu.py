@@ -134,7 +134,7 @@ def _huge_step(history: History, limits: Limits) -> tuple[int, float] | None:
     live_fires_on=[Case.of("huge_step")],
     live_silent_on=[
         Case.of("huge_step", rate=0.05),
-        Case.of("classifier"),
+        Case.of("perceptron"),
         Case.of("convolutions"),
     ],
 )

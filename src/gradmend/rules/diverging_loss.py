@@ -81,7 +81,7 @@ def diverging_loss(history: History, limits: Limits) -> Iterator[Finding]:
             ),
         ),
         weight=float(np.log10(low / before)),
-        explains=("loss-plateau", "oscillating-loss", "loss-spike"),
+        explains=("loss-plateau", "oscillating-loss"),
         exculpation="losses like those of the beginning",
         symptom=True,
     )

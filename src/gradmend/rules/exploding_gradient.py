@@ -41,32 +41,46 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
 
 
 def _profile(history: History, limits: Limits) -> Finding | None:
+    """First layers against last, by the weights' gradients and by the outputs'.
+
+    Where activations grow as much as gradients do, all the weights' are equally large.
+    """
     table = history["gradient"]
     at = windows.matrices(table.columns)
-    if not len(table) or len(at) < 2:
-        return None
-    # The last layers lie decades below the first: the vanishing profile read from the other end.
-    upper = windows.lasting(table, "log10_rms", 0.75)[at][::-1]
-    lower = windows.lasting(table, "log10_rms", 0.25)[at][::-1]
-    layers, decades = windows.lost_prefix(upper, lower, limits.decades)
-    if not layers:
-        return None
-    largest = table.columns[int(at[::-1][layers + int(np.nanargmax(lower[layers:]))])]
-    return _finding(
-        history,
-        f"the gradient of {largest.name} stays {decades:.1f} decades above that of the last layers",
-        decades,
-        limits.decades,
-        (largest.module,),
-        largest.source,
-    )
+    optimizers = {table.columns[i].facts.get("optimizer") for i in at}
+    parts = [(table, "log10_rms", windows.of_optimizer(table.columns, at, o)) for o in optimizers]
+    if len(optimizers) == 1:
+        outputs = history["output"]
+        order = sorted(range(len(outputs.columns)), key=lambda i: outputs.columns[i].order)
+        parts.append((outputs, "log10_grad", np.array(order, dtype=np.int64)))
+    for source, quantity, which in parts:
+        # The last layers lie decades below the first: the vanishing profile from the other end.
+        upper = windows.lasting(source, quantity, 0.75)[which][::-1]
+        lower = windows.lasting(source, quantity, 0.25)[which][::-1]
+        layers, decades = windows.lost_prefix(upper, lower, limits.decades)
+        if not layers:
+            continue
+        later = np.where(np.isnan(lower[layers:]), -np.inf, lower[layers:])
+        largest = source.columns[int(which[::-1][layers + int(np.argmax(later))])]
+        return _finding(
+            history,
+            f"the gradient of {largest.name} stays {decades:.1f} decades above that of the last"
+            " layers",
+            decades,
+            limits.decades,
+            (largest.module,),
+            largest.source,
+        )
+    return None
 
 
 def _grown(history: History, limits: Limits) -> Iterator[Finding]:
     table = history["step"]
     for quantity in ("log10_raw_norm", "log10_norm"):
-        gained = windows.lasting(table, quantity, 0.25) - windows.early(table, quantity)
-        for column in np.flatnonzero(np.isfinite(gained) & (gained >= limits.growth)):
+        now, begin = windows.lasting(table, quantity, 0.25), windows.early(table, quantity)
+        known = np.isfinite(now) & np.isfinite(begin)
+        gained = np.where(known, now, 0.0) - np.where(known, begin, 0.0)
+        for column in np.flatnonzero(gained >= limits.growth):
             yield _finding(
                 history,
                 f"the gradient's norm has grown by {gained[column]:.1f} decades since the run's"
@@ -102,7 +116,7 @@ def _finding(
             ),
         ),
         weight=decades,
-        explains=("diverging-loss", "loss-spike", "loss-plateau"),
+        explains=("diverging-loss", "loss-plateau"),
         exculpation="less growth",
         symptom=True,
     )
@@ -122,7 +136,7 @@ def _finding(
     live_fires_on=[Case.of("relu_stack", gain=6.0)],
     live_silent_on=[
         Case.of("relu_stack"),
-        Case.of("classifier"),
+        Case.of("perceptron"),
         Case.of("rezero"),
     ],
 )

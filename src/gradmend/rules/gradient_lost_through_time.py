@@ -28,7 +28,10 @@ class Limits:
 @rule(
     code="REC221",
     limits=Limits,
-    fires_on=[Case.of("long_memory", cell="rnn", gain=0.3)],
+    fires_on=[
+        Case.of("long_memory", cell="rnn", gain=0.3),
+        Case.of("long_memory", cell="lstm", forget=0.0),
+    ],
     silent_on=[
         Case.of("long_memory", cell="lstm"),
         Case.of("long_memory", cell="rnn", gain=1.0),

@@ -108,6 +108,7 @@ def gradient_underflow(history: History, limits: Limits) -> Iterator[Finding]:
             "loss-plateau",
             "learning-rate-too-low",
             "updates-lost-to-rounding",
+            "unsuited-epsilon",
         ),
         exculpation="gradients above the format's smallest normal number",
     )

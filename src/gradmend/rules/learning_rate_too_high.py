@@ -26,6 +26,9 @@ class Limits:
     alternation: float = limit(
         -0.6, unit="1", source="as in oscillating-loss: the loss itself overshoots"
     )
+    swing: float = limit(
+        0.2, unit="1", source="deviation over the first losses' size, as in oscillating-loss"
+    )
     huge: float = limit(
         0.0,
         unit="decades",
@@ -70,50 +73,43 @@ def learning_rate_too_high(history: History, limits: Limits) -> Iterator[Finding
         for ever after one epoch at 0.1).
     """
     courses = windows.loss_course(history)
-    if len(courses) != 1 or courses[0].learned:
+    if len(courses) > 1 or any(course.learned for course in courses):
         return
-    course, table = courses[0], history["update"]
+    course, table = next(iter(courses), None), history["update"]
     at = windows.matrices(table.columns)
     ratios = table["log10_ratio"][:, at]
     started = table["log10_weight"][:, at] > -6.0  # a weight of zero has no size to compare with
     ratios = np.where(started | np.isnan(table["log10_weight"][:, at]), ratios, np.nan)
-    typical = windows.rank(ratios.T, 0.5)
+    own = ~(table["decay_share"][:, at] > 0.5)  # what weight decay takes is weight-collapse's
+    typical = windows.rank(np.where(own, ratios, np.nan).T, 0.5)
     known = typical[np.isfinite(typical)]
     lasting = float(np.median(known[-windows.RECENT :])) if len(known) >= windows.FEWEST else -99.0
-    largest = float(known.max()) if len(known) else -99.0
-    rising = course.last > course.first + max(3.0 * course.error, 0.1 * abs(course.first))
-    values = course.values[-64:]
-    consecutive = len(values) >= 32 and bool(np.all(np.diff(course.steps[-64:]) == 1))
-    swings = (
-        consecutive
-        and windows.alternation(values) <= limits.alternation
-        and float(np.std(values)) >= 0.2 * course.level
-    )
-    if lasting >= limits.ratio or (largest >= limits.huge and not _was_learning(course)):
-        ratio = max(lasting, largest if lasting < limits.ratio else lasting)
+    huge = _huge_step(history, typical, limits)
+    words, ratio = "", lasting
+    if course is not None and lasting >= limits.ratio:
         words = f"a step changes the typical weight matrix by {10.0**ratio:.2g} of its size"
-        if lasting < limits.ratio:
-            row = int(np.nanargmax(typical))
-            words = (
-                f"step {int(table.steps[row])} changed the typical weight matrix by"
-                f" {10.0**ratio:.2g} of its size"
-            )
-    elif swings or (rising and _grows_smoothly(course)):
-        ratio = lasting
-        words = "the loss " + ("swings from side to side" if swings else "rises step by step")
-    else:
+    elif huge is not None and not (course is None and not _broke(history)):
+        number, ratio = huge
+        words = f"step {number} changed the typical weight matrix by {10.0**ratio:.2g} of its size"
+    elif course is not None and _swings(course, limits):
+        words = "the loss swings from side to side"
+    elif course is not None and _grows_smoothly(course):
+        words = "the loss rises step by step"
+    if not words:
         return
-    _, rates = history["step"].series("learning_rate", course.column)
+    _, rates = history["step"].series("learning_rate", course.column if course else 0)
     rate = f"a learning rate of {float(rates[-1]):g}: " if len(rates) else ""
+    went = "and then came NaN or infinity"
+    if course is not None:
+        went = (
+            f"and the loss went from {windows.plain(course.first)} to {windows.plain(course.last)}"
+        )
     yield Finding(
         code="OPT221",
         name="learning-rate-too-high",
         severity=Severity.ERROR,
         modules=(),
-        summary=(
-            f"{rate}{words}, and the loss went from {windows.plain(course.first)} to"
-            f" {windows.plain(course.last)}"
-        ),
+        summary=f"{rate}{words}, {went}",
         evidence=(
             Evidence(
                 quantity="log10 update over weight",
@@ -123,7 +119,7 @@ def learning_rate_too_high(history: History, limits: Limits) -> Iterator[Finding
                 step=history.step,
             ),
         ),
-        weight=5.0 + max(ratio, 0.0),
+        weight=1001.0 if _broke(history) else 5.0 + max(ratio, 0.0),
         explains=(
             "oscillating-loss",
             "diverging-loss",
@@ -143,10 +139,38 @@ def learning_rate_too_high(history: History, limits: Limits) -> Iterator[Finding
     )
 
 
-def _was_learning(course: windows.Loss) -> bool:
-    """It fell and stayed down for a while: what came later is a spike's affair."""
-    smooth = windows.rolling_median(course.values)
-    return float(smooth.min()) < course.first - max(0.2 * abs(course.first), 6.0 * course.noise)
+def _huge_step(
+    history: History, typical: windows.Floats, limits: Limits
+) -> tuple[int, float] | None:
+    """The largest step, if as large as the weights while the gradient was the usual one."""
+    if not np.any(typical >= limits.huge):
+        return None
+    table, steps = history["update"], history["step"]
+    row = int(np.flatnonzero(typical >= limits.huge)[0])
+    number = int(table.steps[row])
+    for quantity in ("log10_raw_norm", "log10_norm"):
+        at, norms = steps.series(quantity, 0) if len(steps.columns) else (steps.steps, typical[:0])
+        norms, at = norms[np.isfinite(norms)], at[np.isfinite(norms)]
+        before, then = norms[at < number], norms[at == number]
+        if len(then) and len(before) >= windows.FEWEST:
+            if float(then[0]) > float(np.median(before)) + 1.0:
+                return None  # a bad batch, not the rate
+            break
+    return number, float(typical[row])
+
+
+def _broke(history: History) -> bool:
+    return any(True for _ in history.of_kind("non-finite"))
+
+
+def _swings(course: windows.Loss, limits: Limits) -> bool:
+    values, steps = course.values[-64:], course.steps[-64:]
+    return (
+        len(values) >= 32
+        and bool(np.all(np.diff(steps) == 1))
+        and windows.alternation(values) <= limits.alternation
+        and float(np.std(values)) >= limits.swing * course.level
+    )
 
 
 def _grows_smoothly(course: windows.Loss) -> bool:

@@ -36,7 +36,7 @@ class Limits:
     limits=Limits,
     fires_on=[Case.of("unlearnable")],
     silent_on=[
-        Case.of("classifier"),
+        Case.of("perceptron"),
         Case.of("converged"),
         Case.of("noisy_rewards"),
         Case.of("adversaries"),

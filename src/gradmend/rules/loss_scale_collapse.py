@@ -35,7 +35,7 @@ class Limits:
     code="NUM222",
     limits=Limits,
     fires_on=[Case.of("scaled", overflows=True)],
-    silent_on=[Case.of("scaled"), Case.of("half", loss_scale=64.0), Case.of("classifier")],
+    silent_on=[Case.of("scaled"), Case.of("half", loss_scale=64.0), Case.of("perceptron")],
 )
 def loss_scale_collapse(history: History, limits: Limits) -> Iterator[Finding]:
     """Gradient scaler that finds infinities at any scale and never steps.

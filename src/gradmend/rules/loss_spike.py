@@ -111,7 +111,7 @@ def loss_spike(history: History, limits: Limits) -> Iterator[Finding]:
             ),
         ),
         weight=shock,
-        explains=("loss-plateau",),
+        explains=("loss-plateau", "diverging-loss"),
         exculpation="a loss that comes back",
     )
 

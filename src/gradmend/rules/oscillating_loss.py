@@ -34,7 +34,7 @@ class Limits:
 @rule(
     code="LOS221",
     limits=Limits,
-    fires_on=[Case.of("valley", rate=1.0)],
+    fires_on=[Case.of("valley", rate=2.0, walls=True)],
     silent_on=[Case.of("valley", rate=0.9), Case.of("noisy_rewards"), Case.of("adversaries")],
 )
 def oscillating_loss(history: History, limits: Limits) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
     if not len(table):
         return
     flat = np.nan_to_num(windows.lasting(table, "flat_share", 0.25))
-    begin = windows.early(table, "flat_share")
+    begin = table.first("flat_share")
     works = windows.learned(history) is not False
     last = max(column.order for column in table.columns)
     guilty = []

@@ -44,7 +44,7 @@ class Limits:
         Case.of("half", eps=1e-4),
         Case.of("tiny_loss", scale=1e-3),
         Case.of("converged"),
-        Case.of("classifier", optimizer="Adam"),
+        Case.of("perceptron", optimizer="Adam"),
     ],
 )
 def unsuited_epsilon(history: History, limits: Limits) -> Iterator[Finding]:

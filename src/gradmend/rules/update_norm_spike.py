@@ -38,7 +38,7 @@ class Limits:
         Case.of("bad_batch", size=20.0),
         Case.of("noisy_rewards"),
         Case.of("adversaries"),
-        Case.of("classifier"),
+        Case.of("perceptron"),
     ],
 )
 def update_norm_spike(history: History, limits: Limits) -> Iterator[Finding]:

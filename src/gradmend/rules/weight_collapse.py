@@ -38,7 +38,7 @@ class Limits:
     silent_on=[
         Case.of("decayed", decay=1e-2),
         Case.of("unused_head"),
-        Case.of("classifier"),
+        Case.of("perceptron"),
     ],
 )
 def weight_collapse(history: History, limits: Limits) -> Iterator[Finding]:
@@ -52,7 +52,7 @@ def weight_collapse(history: History, limits: Limits) -> Iterator[Finding]:
         input has the same output.
 
     How it is measured:
-        The root mean square of each weight matrix, recent window against the largest so far, and
+        The root mean square of each weight matrix, recent window against the run's beginning, and
         the share of its change that is weight decay.
 
     Silent when:
@@ -65,10 +65,11 @@ def weight_collapse(history: History, limits: Limits) -> Iterator[Finding]:
     at = windows.matrices(table.columns)
     if not len(table) or not len(at):
         return
-    sizes = table["log10_weight"][:, at]
-    largest = windows.rank(sizes, 1.0)
-    lost = largest - windows.lasting(table, "log10_weight", 0.75)[at]
-    lost = np.where(np.isfinite(largest), lost, np.nan)
+    begin = windows.early(table, "log10_weight")[at]
+    now = windows.lasting(table, "log10_weight", 0.75)[at]
+    now = np.where(np.isneginf(now), -99.0, now)
+    known = np.isfinite(begin) & np.isfinite(now)  # what began at zero cannot shrink
+    lost = np.where(known, np.where(known, begin, 0.0) - np.where(known, now, 0.0), np.nan)
     collapsed = np.flatnonzero(lost >= limits.decades)  # NaN is not
     if not len(collapsed) or len(collapsed) < limits.matrices * np.count_nonzero(~np.isnan(lost)):
         return

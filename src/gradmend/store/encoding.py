@@ -49,10 +49,7 @@ def unpack(blob: Any, count: int) -> Cells:
     else:
         raise Damaged("numbers in an unknown form")
     planes = np.frombuffer(data, dtype=np.uint8).reshape(4, count)
-    together = np.empty((count, 4), dtype=np.uint8)
-    for byte, plane in enumerate(planes):  # four times as fast as copying the transpose
-        together[:, byte] = plane
-    return together.reshape(-1).view("<f4")
+    return _together(planes).view("<f4")
 
 
 def rounded(values: Cells, bits: int) -> Cells:
@@ -96,8 +93,10 @@ def pack_histograms(histograms: Mapping[int, Exponents]) -> tuple[int, bytes]:
     return len(numbers), zlib.compress(planes.tobytes(), 1)
 
 
-def unpack_histograms(blob: Any, count: int, columns: int) -> dict[int, Exponents]:
-    """Histograms by column, of at most ``columns`` columns.
+def unpack_histograms(
+    blob: Any, count: int, columns: int, *, only: int | None = None
+) -> dict[int, Exponents]:
+    """Histograms by column, of at most ``columns`` columns; ``only`` of one of them.
 
     Raises:
         Damaged: If the bytes hold anything else.
@@ -105,7 +104,7 @@ def unpack_histograms(blob: Any, count: int, columns: int) -> dict[int, Exponent
     if not isinstance(blob, bytes) or not 0 <= count <= columns * (3 + 2 * _MOST_BINS):
         raise Damaged("a histogram of an impossible size")
     planes = np.frombuffer(_inflate(blob, 8 * count), dtype=np.uint8).reshape(8, count)
-    numbers = np.ascontiguousarray(planes.T).reshape(-1).view("<i8").tolist()
+    numbers = _together(planes).view("<i8").tolist()
     histograms: dict[int, Exponents] = {}
     at = 0
     while at < len(numbers):
@@ -113,10 +112,19 @@ def unpack_histograms(blob: Any, count: int, columns: int) -> dict[int, Exponent
         end = at + 3 + 2 * bins
         if bins < 0 or stride < 1 or end > len(numbers):
             raise Damaged("a histogram is cut off")
-        counts = dict(zip(numbers[at + 3 : end : 2], numbers[at + 4 : end : 2], strict=True))
-        histograms[column] = Exponents(counts=counts, stride=stride)
+        if only in (None, column):
+            counts = dict(zip(numbers[at + 3 : end : 2], numbers[at + 4 : end : 2], strict=True))
+            histograms[column] = Exponents(counts=counts, stride=stride)
         at = end
     return histograms
+
+
+def _together(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Byte planes, shape [bytes, count], woven into numbers, shape [bytes * count]."""
+    woven = np.empty(planes.shape[::-1], dtype=np.uint8)
+    for byte, plane in enumerate(planes):  # four times as fast as copying the transpose
+        woven[:, byte] = plane
+    return woven.reshape(-1)
 
 
 def _inflate(data: bytes, size: int) -> bytes:

@@ -8,6 +8,7 @@ are merged two by two, the oldest first, and never dropped.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from dataclasses import dataclass
@@ -38,9 +39,9 @@ class Caps:
     """Or so many rows x columns of it, whichever are more: a narrow table costs little."""
     recent_most: int = 1 << 16
     """But never more rows than this."""
-    pinned_blocks: int = 16
+    pinned_blocks: int = 8
     """Blocks in which something happened; the first half and the last half are kept."""
-    buckets: int = 1024
+    buckets: int = 512
     histograms: tuple[int, int, int] = (16, 128, 64)
     """First, in between, last."""
     events: int = 10_000
@@ -99,6 +100,16 @@ CREATE TABLE dropped (kind TEXT PRIMARY KEY, events INTEGER NOT NULL) WITHOUT RO
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {SCHEMA};
 """
+
+
+def settle(db: sqlite3.Connection) -> None:
+    """Turn a database that is finished into one plain file, unless somebody reads it just now.
+
+    With a write-ahead log, whoever reads it later leaves files beside it.
+    """
+    with contextlib.suppress(sqlite3.OperationalError):
+        db.execute("PRAGMA busy_timeout = 0")
+        db.execute("PRAGMA journal_mode = DELETE")
 
 
 def database(folder: Path, rank: int) -> Path:

@@ -155,7 +155,7 @@ class RunReader:
                 " ORDER BY ordinal",
                 (table, at // PART_COLUMNS),
             ):
-                histograms = unpack_histograms(blob, numbers, PART_COLUMNS)
+                histograms = unpack_histograms(blob, numbers, PART_COLUMNS, only=at)
                 if at in histograms:
                     found.append((int(step), histograms[at]))
         return found

@@ -257,6 +257,8 @@ class RunWriter:
     def _release(self) -> None:
         if os.getpid() == self._pid:
             with contextlib.suppress(sqlite3.Error):
+                if self.path and not self._failed:
+                    layout.settle(self._db)
                 self._db.close()
         elif not self._closed:
             self.abandon_after_fork()

@@ -53,9 +53,13 @@ def rank(values: Floats, share: float) -> Floats:
 
 
 def recent(table: Table, quantity: str, rows: int = RECENT) -> Floats:
-    """The last rows in which a quantity was measured, shape [up to rows, columns]."""
+    """The last rows in which a quantity was measured, shape [up to rows, columns].
+
+    At most half of them, beyond FEWEST: the beginning of a short run is not recent.
+    """
     values = table[quantity]
-    return values[_measured(values)[-rows:]]
+    measured = _measured(values)
+    return values[measured[-min(rows, max(FEWEST, len(measured) // 2)) :]]
 
 
 def lasting(table: Table, quantity: str, share: float = 0.5, rows: int = RECENT) -> Floats:
@@ -98,7 +102,7 @@ def by_group(columns: Sequence[Column], which: Indices) -> dict[tuple[int | None
     return {key: np.array(found, dtype=np.int64) for key, found in parted.items()}
 
 
-def of_optimizer(columns: Sequence[Column], which: Indices, optimizer: int) -> Indices:
+def of_optimizer(columns: Sequence[Column], which: Indices, optimizer: int | None) -> Indices:
     """The indices whose parameters an optimizer holds."""
     held = [int(at) for at in which if columns[at].facts.get("optimizer", 0) == optimizer]
     return np.array(held, dtype=np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -155,6 +155,30 @@ def standing(history: History, kind: str) -> dict[str, Event]:
         for where, event in newest.items()
         if int(np.count_nonzero(steps >= event.step)) >= FEWEST
     }
+
+
+def lasting_events(
+    history: History, kind: str, holds: Callable[[Event], bool]
+) -> dict[str, Event | None]:
+    """The newest event of a kind at each place if it shows something that lasts, else ``None``.
+
+    It lasts if the event has stood for FEWEST rows of steps, or the last three show it.
+
+    Args:
+        history: The run.
+        kind: Such as ``input``.
+        holds: Whether an event shows it.
+    """
+    by_place: dict[str, list[Event]] = {}
+    for event in history.of_kind(kind):
+        by_place.setdefault(event.where, []).append(event)
+    steady = standing(history, kind)
+    found: dict[str, Event | None] = {}
+    for where, events in by_place.items():
+        last = events[-3:]
+        lasts = all(map(holds, last)) and (len(last) == 3 or where in steady)
+        found[where] = last[-1] if lasts else None
+    return found
 
 
 def share_of_last(table: Table, quantity: str, column: int) -> float:

@@ -104,6 +104,7 @@ class Observer(Listener):
         self._own_at_end = 0.0
         self._norms: tuple[float, float, int] = (0.0, 0.0, 0)
         self._after: dict[int, Any] = {}
+        self._stale = False
         self._fingerprint: tuple[Tensor, Tensor] | None = None
         self._steps_heard: dict[int, int] = {}
         self._steps_scaled: dict[int, int] = {}
@@ -139,6 +140,7 @@ class Observer(Listener):
             return
         step = self.step
         self.plan = frozenset(name for name in self.schedule.tiers if self.schedule.due(name, step))
+        self._stale = "graph" in self.plan  # now and then: has anything been frozen or added?
 
     @contextmanager
     def tier(self, name: str) -> Iterator[None]:
@@ -163,9 +165,9 @@ class Observer(Listener):
             if table in self._rows:
                 self.record.append(table, self.step, self._rows[table])
         first = self._last_end is None
+        self._after_iteration(self.step)
         for name, seconds in self._cost.items():
             self.schedule.took(name, self.step, seconds, once=first)
-        self._after_iteration(self.step)
         self.step += 1
         if first:  # kernels were compiled, and the model looked at: not what a step costs
             self.setup_seconds, self.own_seconds = self.own_seconds, 0.0
@@ -204,8 +206,9 @@ class Observer(Listener):
         """An optimizer's parameters and their columns; looked up anew when they changed."""
         key = tuple(len(group["params"]) for group in optimizer.param_groups)
         known = self._cast.get(id(optimizer))
-        at = self.roster.optimizer(optimizer)
-        if known is None or known[0] != key or self.due("rows"):
+        if known is None or known[0] != key or self._stale:
+            self._stale = False
+            self.roster.optimizer(optimizer)
             if known is None and optimizer not in self._optimizers:
                 self._optimizers.append(optimizer)
             if self.roster.refresh(self._optimizers, self.step) or known is None:
@@ -219,7 +222,6 @@ class Observer(Listener):
             kept = [p for p, i in zip(parameters, indices, strict=True) if i is not None]
             known = (key, kept, np.array([i for i in indices if i is not None], dtype=np.intp))
             self._cast[id(optimizer)] = known
-        del at  # asked for its side: the optimizer has a column now
         return known[1], known[2]
 
     def _width(self, table: str) -> int:

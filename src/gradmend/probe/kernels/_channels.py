@@ -33,9 +33,12 @@ def channels(x: Any, dim: int, low: float, high: float) -> Floats | None:
     """
     with unseen():
         x = getattr(x, "_local_tensor", x)
-        if x.layout != torch.strided or not x.is_floating_point() or not x.dim() or x.is_meta:
+        if x.layout != torch.strided or not x.is_floating_point() or x.is_meta:
             return None
-        x = (x.float() if x.element_size() == 1 else x).movedim(dim, 0).flatten(1)
+        if not -x.dim() <= dim < x.dim():
+            return None
+        x = (x.float() if x.element_size() == 1 else x).movedim(dim, 0)
+        x = x.unsqueeze(-1).flatten(1)
         if not x.numel():
             return np.zeros((len(x), len(CHANNELS)))
         size = x.abs()

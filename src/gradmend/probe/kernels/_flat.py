@@ -14,16 +14,24 @@ Order = tuple[int, ...] | Literal["index", "memory"]
 strides give. Two tensors of one shape are compared in the same."""
 
 
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.Undefined)
+for _name in ("CPU", "CUDA", "XPU", "MPS", "HPU", "PrivateUse1"):
+    _key = getattr(torch._C.DispatchKey, f"Autocast{_name}", None)
+    if _key is not None:
+        _AUTOCAST = _AUTOCAST | torch._C.DispatchKeySet(_key)
+
+
 @contextmanager
 def unseen() -> Iterator[None]:
-    """Within it nothing is recorded by autograd, nor met by function and dispatch modes.
+    """Within it nothing is recorded by autograd, nor met by modes of functions, operations, types.
 
     A user's modes count operations (selective checkpointing compares them with the first pass),
-    or send new tensors to a default device.
+    send new tensors to a default device, or compute in another format, with which float8 fails.
     """
     with ExitStack() as stack:
         stack.enter_context(torch._C.DisableTorchFunction())
         stack.enter_context(torch._C._DisableTorchDispatch())
+        stack.enter_context(torch._C._ExcludeDispatchKeyGuard(_AUTOCAST))
         stack.enter_context(torch.no_grad())
         yield
 

@@ -119,13 +119,15 @@ def _choose(
 
 def _records(counts: Integers, least: Integers, strides: Integers) -> list[Exponents]:
     """Rows of counts as records."""
-    rows: list[dict[int, int]] = [{} for _ in range(len(counts))]
     where, bins = np.nonzero(counts)
-    for row, exponent, count in zip(
-        where.tolist(), (bins + least[where]).tolist(), counts[where, bins].tolist(), strict=True
-    ):
-        rows[row][exponent] = count
-    return [Exponents(counts=c, stride=s) for c, s in zip(rows, strides.tolist(), strict=True)]
+    ends = np.cumsum(np.bincount(where, minlength=len(counts))).tolist()
+    exponents, numbers = (bins + least[where]).tolist(), counts[where, bins].tolist()
+    begin, result = 0, []
+    for end, stride in zip(ends, strides.tolist(), strict=True):
+        pairs = zip(exponents[begin:end], numbers[begin:end], strict=True)
+        result.append(Exponents(counts=dict(pairs), stride=stride))
+        begin = end
+    return result
 
 
 def _add(rows: Floats, owners: Integers, added: Floats) -> Floats:

@@ -1,0 +1,104 @@
+"""OPT203: parameters that get gradients and that no optimizer holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradmend.records.finding import Evidence, Finding, Severity
+from gradmend.records.history import History
+from gradmend.registry import Case, limit, rule
+from gradmend.theory.wiring import fact, no_loss_falls, owners, states
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When parameters are missing."""
+
+    parameters: float = limit(
+        1.0, unit="parameters", source="a fact: it is in a parameter group or it is not"
+    )
+
+
+@rule(
+    code="OPT203",
+    limits=Limits,
+    fires_on=[Case.of("optimizer_groups", fault="missing", labels="random")],
+    silent_on=[
+        Case.of("optimizer_groups"),
+        Case.of("optimizer_groups", fault="head_only"),
+        Case.of("optimizer_groups", fault="stale"),
+        Case.of("two_players"),
+        Case.of("teacher_and_student"),
+    ],
+)
+def parameters_without_optimizer(history: History, limits: Limits) -> Iterator[Finding]:
+    """Parameters that get gradients, while no optimizer holds them.
+
+    What it finds:
+        Trainable parameters of a model that is being trained, with a gradient at most of the
+        recent steps, in no parameter group. A note while the loss falls: whole networks are tuned
+        by their head alone, on purpose.
+
+    Why it matters:
+        Their gradient is computed at every step and never used: they stay what they were.
+
+    How it is measured:
+        Membership in the parameter groups; gradients as they are when the optimizer steps.
+
+    Silent when:
+        They are frozen (``requires_grad=False``); none of their model's parameters is in an
+        optimizer (a fixed network that the loss is computed with); an optimizer holds dead ones in
+        their place (stale-optimizer).
+
+    References:
+        fastai/fastai#2133; neuralmagic/sparseml#965.
+    """
+    table = history["gradient"]
+    if not len(table):
+        return
+    state = states(history)
+    owner, trainable, registered = (
+        owners(table),
+        fact(table, "trainable"),
+        fact(table, "registered"),
+    )
+    missing = (owner < 0) & trainable & registered & state.some
+    held = (owner >= 0) & trainable
+    if not missing.any() or ((owner >= 0) & state.none & ~registered).any():
+        return
+    roots = np.array([c.name.partition(".")[0] for c in table.columns])
+    several = len(history.run.models) > 1
+    if several:
+        missing &= np.isin(roots, roots[held])
+    count = int(missing.sum())
+    if not held.any() or count < limits.parameters:
+        return
+    columns = [c for c, is_one in zip(table.columns, missing, strict=True) if is_one]
+    flat = no_loss_falls(history)
+    yield Finding(
+        code="OPT203",
+        name="parameters-without-optimizer",
+        severity=Severity.WARNING if flat else Severity.NOTE,
+        modules=tuple(dict.fromkeys(c.module for c in columns)),
+        source=columns[0].source,
+        summary=(
+            f"{count} parameters get gradients and are in no optimizer, from {columns[0].name} on"
+            f" ({int(held.sum())} are in one): hand them to it, or freeze them"
+        ),
+        evidence=(
+            Evidence(
+                quantity="parameters with a gradient and no optimizer",
+                observed=float(count),
+                limit=limits.parameters,
+                unit="parameters",
+                module=columns[0].module,
+                step=history.step,
+            ),
+        ),
+        weight=100.0 if flat else 0.0,
+        explains=("loss-plateau", "stalled-layers") if flat else (),
+        exculpation="every trainable parameter in a group, or frozen",
+    )
