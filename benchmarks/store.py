@@ -95,8 +95,8 @@ def write(
     rate = statistics.fmean(spent)
     print(f"{columns} columns x {len(names)} quantities x {steps} steps")
     print(
-        f"a row: {rate:.3f} ms with its share of flushes, {1e3 * busy / steps:.3f} of a core (a plain one"
-        f" {statistics.median(spent):.3f} ms, the longest {max(spent):.0f} ms)"
+        f"a row: {rate:.3f} ms with its share of flushes, {1e3 * busy / steps:.3f} ms of a core"
+        f" (a plain one {statistics.median(spent):.3f} ms, the longest {max(spent):.0f} ms)"
     )
     return writer
 

@@ -508,12 +508,12 @@ def test_works_anywhere(engine: str) -> None:
     x = torch.randn(3, requires_grad=True)
     x.register_hook(lambda g: found.append(kernels.sweep([*tensors, g])[:3]))
     (x * 2).sum().backward()
-    torch.use_deterministic_algorithms(True)
+    torch._C._set_deterministic_algorithms(True)  # without the import of a compiler
     try:
         found.append(kernels.sweep(tensors))
         everything(tensors)
     finally:
-        torch.use_deterministic_algorithms(False)
+        torch._C._set_deterministic_algorithms(False)
     assert len(found) == 4 and all(rows.tolist() == expected.tolist() for rows in found)
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -292,7 +293,9 @@ while True:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
 @pytest.mark.parametrize("journal", ["log", "no log"])
-@pytest.mark.parametrize("patience", [0.05, 0.2, 0.4])
+@pytest.mark.parametrize(
+    "patience", [0.05, *(pytest.param(0.1 * i, marks=pytest.mark.slow) for i in range(1, 9))]
+)
 def test_killed_while_it_writes_and_is_read(tmp_path: Path, journal: str, patience: float) -> None:
     child = python(WRITER, tmp_path / "run", journal)
     assert child.stdout and child.stderr
@@ -364,9 +367,9 @@ def test_without_shared_memory_the_plain_journal_is_used(
     class Refusing(sqlite3.Connection):
         wal = False
 
-        def execute(self, sql: str, *args: object) -> sqlite3.Cursor:  # type: ignore[override]
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
             self.wal = self.wal or "WAL" in sql
-            return super().execute(sql, *args)  # type: ignore[arg-type]
+            return super().execute(sql, *args)
 
         def executescript(self, script: str) -> sqlite3.Cursor:
             if self.wal:

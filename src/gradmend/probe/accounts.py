@@ -64,6 +64,8 @@ def underflow_share(gradients: Sequence[Tensor | None]) -> Floats:
     """
     shares = np.full(len(gradients), np.nan)
     low = [at for at, g in enumerate(gradients) if g is not None and g.dtype in _LOW]
+    if not low:
+        return shares
     for at, counts in zip(low, kernels.exponents([gradients[i] for i in low]), strict=True):
         gradient = gradients[at]
         assert gradient is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -77,26 +78,34 @@ class Roster:
         if any(root is model for root in self.models()):
             return
         self.roots.append(weakref.ref(model))
-        self._prefix[id(model)] = self._free_prefix(model)
-
-    def _free_prefix(self, model: nn.Module) -> str:
-        """Empty for the first model, else its class and a number where that is taken."""
-        if len(self.roots) == 1:
-            return ""
-        name = type(unwrap(model)).__name__
         taken = set(self._prefix.values())
-        candidates = [name, *(f"{name}#{n}" for n in range(2, len(self.roots) + 1))]
-        return next(c for c in candidates if f"{c}." not in taken) + "."
+        name = self._name(model)
+        free = [name, *(f"{name}#{n}" for n in range(2, len(taken) + 3))]
+        self._prefix[id(model)] = next(f"{n}." for n in free if f"{n}." not in taken)
 
-    def rename_first(self) -> None:
-        """Give the first model its class as a prefix too, once there are several."""
-        models = self.models()
-        if len(models) > 1 and models and self._prefix.get(id(models[0])) == "":
-            self._prefix[id(models[0])] = f"{type(unwrap(models[0])).__name__}."
+    def _name(self, model: nn.Module) -> str:
+        """What a script calls it in its global scope; else its class."""
+        scope = vars(sys.modules.get("__main__", sys))
+        called = [
+            name
+            for name, value in list(scope.items())
+            if (value is model or (isinstance(value, nn.Module) and unwrap(value) is model))
+            and not name.startswith("_")
+        ]
+        return called[0] if called else type(unwrap(model)).__name__
+
+    def alias(self, module: nn.Module, root: nn.Module, inside: str) -> None:
+        """Let a part of a root be named like one, for parts that are called by themselves."""
+        self._prefix[id(module)] = self.path(root, inside) + "."
 
     def path(self, root: nn.Module, inside: str) -> str:
-        """The name of a module or parameter of a root, as it is shown."""
-        return plain_path(f"{self._prefix.get(id(root), '')}{inside}").rstrip(".")
+        """The name of a module or parameter of a root, as it is shown.
+
+        An only model's parts need no name in front; with several each part says whose it is.
+        """
+        alone = len(self.roots) == 1 and self.roots[0]() is root
+        prefix = "" if alone else self._prefix.get(id(root), "")
+        return f"{prefix}{plain_path(inside)}".rstrip(".")
 
     def refresh(self, optimizers: Iterable[Optimizer], step: int) -> bool:
         """Look for parameters that are new, frozen or thawed, or have a new optimizer.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 
 from rich.text import Text
 
@@ -41,13 +42,11 @@ def closing(
         Lines ending in newlines: one or two if nothing was found, else the gravest five findings.
     """
     look = Look(min(max(width, NARROWEST), WIDEST), not colour if ascii is None else ascii)
-    causes, notes = run_words.ranked(report)
+    causes, _ = run_words.ranked(report)
     run = run_words.watched_of(report)
     quiet = not causes and run.status in ("finished", "running", "") and run.steps > 0
     quiet = quiet and run.first_bad is None
     lines = _quiet(report, folder, look) if quiet else _loud(report, folder, look, planned_steps)
-    if not quiet:
-        del notes  # counted in the lines
     return on_paper(lines, width=look.width, colour=colour)
 
 
@@ -63,26 +62,27 @@ def post_mortem(report: Report, *, folder: str | None = None, width: int = 80) -
     run = run_words.watched_of(report)
     bad = run.first_bad
     if bad is not None:
-        lines = [
-            f"gradmend: first value that is not finite: {run_words.bad_words(bad)}",
-            f"gradmend: {run_words.bad_circumstances(bad)}",
-        ]
+        place = run_words.bad_words(replace(bad, source=None))
+        lines = [f"first bad value: {place}", run_words.bad_circumstances(bad)]
+        lines[1] += f"; {bad.source}" if bad.source else ""
     elif not run.steps:
-        lines = ["gradmend: it ended before its first training step"]
+        lines = ["this came before the first training step"]
     else:
+        loss = run_words.loss_words(run)
         causes, _ = run_words.ranked(report)
-        words = [f"{run_words.steps_words(run)} before this", run_words.loss_words(run)]
-        top = causes[0].finding if causes else None
-        words.append(
-            f"{top.code} {top.name} began before" if top else "all numbers were finite until then"
-        )
-        lines = [f"gradmend: {'; '.join(word for word in words if word)}"]
+        finite = "" if causes else "; every value until here was finite"
+        lines = [f"{run_words.steps_words(run)} until here{f', {loss}' if loss else ''}{finite}"]
+        if causes:
+            top = causes[0].finding
+            lines.append(f"found before: {top.code} {top.name}: {top.summary}")
     if folder:
-        lines.append(f"gradmend: next: {run_words.next_command(folder)}")
-    return "".join(_end_cut(look.say(line), look.width) + "\n" for line in lines)
+        lines.append(f"next: {run_words.next_command(folder)}")
+    shown = [look.say(f"gradmend: {lines[0]}"), *(look.say(f"  {line}") for line in lines[1:])]
+    return "".join(_end_cut(line, look.width) + "\n" for line in shown)
 
 
 def _quiet(report: Report, folder: str | None, look: Look) -> list[Text]:
+    """One line, with the cost in it where there is room."""
     run = run_words.watched_of(report)
     _, notes = run_words.ranked(report)
     loss = run_words.loss_words(run)
@@ -92,12 +92,13 @@ def _quiet(report: Report, folder: str | None, look: Look) -> list[Text]:
     counted = f" ({numbers.count(len(notes), 'note')})" if notes else ""
     said = f"gradmend: {healthy}{counted}. {run_words.steps_words(run)}"
     said += f", {loss}" if loss else ""
-    handled = [run_words.still_words(run), *run_words.handled_words(run)]
-    rest = [*(part for part in handled if part), run_words.cost_words(run)]
-    said += "".join(f"; {part}" for part in rest if part) + "."
-    if folder:
-        said += f" {run_words.next_command(folder)}"
-    return _wrapped(said, look)
+    handled = [part for part in (run_words.still_words(run), *run_words.handled_words(run)) if part]
+    said += "".join(f"; {part}" for part in handled)
+    cost = run_words.cost_words(run)
+    command = f" {run_words.next_command(folder)}" if folder else ""
+    tries = [f"{said}; {part}.{command}" for part in (cost, cost.partition(" (")[0]) if part]
+    tries.append(f"{said}.{command}")
+    return _wrapped(next((line for line in tries if len(line) <= look.width), tries[0]), look)
 
 
 def _loud(report: Report, folder: str | None, look: Look, planned: int | None) -> list[Text]:
@@ -131,7 +132,8 @@ def _headline(report: Report, causes: list[Folded]) -> str:
     if not run.steps:
         return "gradmend: no training step was seen: no optimizer took one."
     loss = run_words.loss_words(run)
-    figures = run_words.steps_words(run) + (f", {loss}" if loss else "")
+    figures = f"{numbers.count(run.steps, 'step')} ({numbers.seconds(run.seconds)})"
+    figures += f", {loss}" if loss else ""
     if run.learns is False:
         figures += " (no fall beyond its noise)"
     found = numbers.count(len(causes), "finding") if causes else "nothing found"
@@ -142,8 +144,8 @@ def _headline(report: Report, causes: list[Folded]) -> str:
 def _finding(entry: Folded, rank: int, look: Look) -> list[Text]:
     """Two lines at most, and one for what it explains: severity, code, name, sentence, source."""
     finding = entry.finding
-    indent = 13
-    head = f"{rank}  {finding.severity.value.upper():<9} "
+    indent = 10
+    head = f"{finding.severity.value.upper():<7} "
     source = look.say(f" [{finding.source}]") if finding.source else ""
     room = look.width - indent
     source = look.cut(source, room - 10)
@@ -156,8 +158,8 @@ def _finding(entry: Folded, rank: int, look: Look) -> list[Text]:
     for number, line in enumerate(fitted):
         text = Text()
         if not number:
-            text.append(f"{rank}  ")
-            text.append(head[3:], style=_STYLE[finding.severity])
+            text.append(f"{rank} ")
+            text.append(head, style=_STYLE[finding.severity])
         else:
             text.append(" " * indent)
         text.append(line)

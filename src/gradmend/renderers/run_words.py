@@ -110,7 +110,8 @@ def cost_words(run: Watched) -> str:
     """``watching cost 1.3 % (budget 2 %)``."""
     if not run.seconds > 0:
         return ""
-    words = f"watching cost {numbers.percent(run.overhead)}"
+    cost = 100 * run.overhead
+    words = f"watching cost {cost:.1f} %" if cost < 10 else f"watching cost {cost:,.0f} %"
     if math.isfinite(run.budget) and run.budget > 0:
         words += f" (budget {100 * run.budget:.3g} %)"
     return words
@@ -127,12 +128,12 @@ def still_words(run: Watched) -> str:
     return f"nothing moved {' and '.join(parts)}" if parts else ""
 
 
-def handled_words(run: Watched, *, least: float = NOTEWORTHY) -> list[str]:
-    """Shares of the steps that were clipped or skipped, from a share on."""
+def handled_words(run: Watched) -> list[str]:
+    """Shares of the steps that were clipped or skipped, where noteworthy."""
     parts = []
-    if run.clipped_steps is not None and run.clipped_steps >= least and run.clipped_steps > 0:
+    if run.clipped_steps is not None and run.clipped_steps >= NOTEWORTHY:
         parts.append(f"{_share(run.clipped_steps)} of the steps clipped")
-    if run.skipped_steps >= least and run.skipped_steps > 0:
+    if run.skipped_steps >= NOTEWORTHY:
         parts.append(f"{_share(run.skipped_steps)} of the steps skipped")
     return parts
 
@@ -155,11 +156,17 @@ def stopped_words(run: Watched, planned: int | None = None) -> str:
 
 def bad_words(bad: FirstBadValue) -> str:
     """Where the first value that is not finite arose: ``step 40, in the loss: log <- mul``."""
-    where = visible(bad.module)
-    place = f"{where} ({visible(bad.operation)})" if where and bad.operation else ""
-    place = place or where or visible(bad.operation) or "an operation outside the modules"
+    where, operation = visible(bad.module), operation_words(bad.operation)
+    place = f"{where} ({operation})" if where and operation else where or operation
+    place = place or "an operation outside the modules"
     words = f"step {bad.step:,}, {_DIRECTIONS.get(bad.direction, visible(bad.direction))}: {place}"
     return f"{words} [{visible(bad.source)}]" if bad.source else words
+
+
+def operation_words(operation: str) -> str:
+    """An operation, or the first of a chain of them: ``log <- softmax <- addmm <- ...``."""
+    chain = visible(operation).split(" <- ")
+    return " <- ".join(chain if len(chain) <= 3 else [*chain[:3], "..."])
 
 
 def bad_circumstances(bad: FirstBadValue) -> str:

@@ -34,7 +34,7 @@ class Limits:
 @rule(
     code="ATT221",
     limits=Limits,
-    fires_on=[Case.of("attention", growth=1.08)],
+    fires_on=[Case.of("attention", growth=1.15)],
     silent_on=[Case.of("attention"), Case.of("post_norm_transformer", norm_first=True)],
 )
 def attention_logit_growth(history: History, limits: Limits) -> Iterator[Finding]:

@@ -133,7 +133,7 @@ def _finding(
         Case.of("mlp", depth=24, activation="relu", init="normal", gain=1.414),
     ],
     live=_live,
-    live_fires_on=[Case.of("relu_stack", gain=6.0)],
+    live_fires_on=[Case.of("relu_stack", gain=10.0)],
     live_silent_on=[
         Case.of("relu_stack"),
         Case.of("perceptron"),

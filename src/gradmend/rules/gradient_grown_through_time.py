@@ -33,11 +33,11 @@ class Limits:
 @rule(
     code="REC222",
     limits=Limits,
-    fires_on=[Case.of("long_memory", cell="rnn", gain=2.5)],
+    fires_on=[Case.of("long_memory", cell="relu", gain=3.0)],
     silent_on=[
         Case.of("long_memory", cell="lstm"),
-        Case.of("long_memory", cell="rnn", gain=1.0),
-        Case.of("long_memory", cell="rnn", gain=0.3),
+        Case.of("long_memory", cell="tanh", gain=1.0),
+        Case.of("long_memory", cell="tanh", gain=0.3),
     ],
 )
 def gradient_grown_through_time(history: History, limits: Limits) -> Iterator[Finding]:

@@ -29,13 +29,13 @@ class Limits:
     code="REC221",
     limits=Limits,
     fires_on=[
-        Case.of("long_memory", cell="rnn", gain=0.3),
+        Case.of("long_memory", cell="tanh", gain=0.3),
         Case.of("long_memory", cell="lstm", forget=0.0),
     ],
     silent_on=[
         Case.of("long_memory", cell="lstm"),
-        Case.of("long_memory", cell="rnn", gain=1.0),
-        Case.of("long_memory", cell="rnn", gain=2.5),
+        Case.of("long_memory", cell="tanh", gain=1.0),
+        Case.of("long_memory", cell="relu", gain=3.0),
     ],
 )
 def gradient_lost_through_time(history: History, limits: Limits) -> Iterator[Finding]:

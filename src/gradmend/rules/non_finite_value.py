@@ -103,7 +103,7 @@ def _first_of_the_last_row(events: list[Event]) -> Event:
     live_fires_on=[Case.of("breaking", at=12)],
     live_silent_on=[
         Case.of("breaking"),
-        Case.of("relu_stack", gain=6.0),
+        Case.of("relu_stack", gain=10.0),
         Case.of("scaled"),
     ],
 )

@@ -65,13 +65,15 @@ def summed_loss(history: History, limits: Limits) -> Iterator[Finding]:
             continue
         if tail.operations[tail.root].op != "sum":
             continue
-        loss = table.series("loss", at)[1]
-        batch = table.last("batch_size")[at]
-        size = table.series("loss", at)[1][:FEWEST]
-        if len(loss) < 2 * FEWEST:
+        loss = table["loss"][:, at]
+        loss = np.abs(loss[np.isfinite(loss)])
+        if len(table) < 2 * FEWEST or not len(loss):
             continue
-        first, now = float(np.median(np.abs(size))), float(np.median(np.abs(loss[-RECENT:])))
-        grown = now / first if first > 0 and math.isfinite(now) else math.inf
+        batch = float(table.last("batch_size")[at])
+        first, now = float(loss[:FEWEST].min()), float(np.median(loss[-RECENT:]))
+        if (history["gradient"].last("state") == 3).any():
+            now = math.inf
+        grown = now / first if first > 0 else math.nan
         if not grown >= limits.factor:
             continue
         of = f" over {batch:.0f} samples" if not math.isnan(batch) else ""

@@ -41,8 +41,9 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
         table.columns, windows.matrices(table.columns)
     ).items():
         layers, decades = windows.lost_prefix(upper[at], lower[at], limits.decades)
-        lost = [int(i) for i in at[:layers] if exact[i] or np.isfinite(upper[i])]
-        if not lost or _made_up_for(history, optimizer, float(np.nanmax(upper[lost])), limits):
+        enough = _made_up_for(history, optimizer, limits)
+        lost = [int(i) for i in at[:layers] if exact[i] or upper[i] <= enough]
+        if not any(upper[i] <= enough for i in lost):
             continue
         zero = sum(bool(exact[i]) for i in lost)
         first = table.columns[lost[0]]
@@ -84,16 +85,18 @@ def _per_used_entry(table: Table, share: float, exact: windows.Bools) -> Floats:
     return np.where(exact | ~np.isfinite(sizes), np.nan, sizes)
 
 
-def _made_up_for(history: History, optimizer: int | None, log10_rms: float, limits: Limits) -> bool:
-    """Whether the optimizer turns so small a gradient into a step of the usual size."""
+def _made_up_for(history: History, optimizer: int | None, limits: Limits) -> float:
+    """Log10 of the gradient above which the optimizer still makes a step of the usual size."""
     columns = history["step"].columns
     if optimizer is None or optimizer >= len(columns):
-        return False
+        return np.inf
     column = columns[optimizer]
     if column.kind not in windows.SCALE_FREE:
-        return False
+        return np.inf
     eps = column.facts.get("eps")
-    return not isinstance(eps, float) or log10_rms > np.log10(max(eps, 1e-300) * limits.epsilons)
+    if not isinstance(eps, float) or eps <= 0.0:
+        return -np.inf
+    return float(np.log10(eps * limits.epsilons))
 
 
 @rule(

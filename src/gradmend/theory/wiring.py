@@ -248,8 +248,9 @@ def chance_of_less(before: Floats, after: Floats) -> float:
     return float(np.mean(np.sign(np.nan_to_num(difference, posinf=1.0, neginf=-1.0)) + 1) / 2)
 
 
-FALLING = 0.7
-"""Of :func:`chance_of_less`: two and more standard deviations above a loss that stays."""
+FALLING = 0.62
+"""Of :func:`chance_of_less`: 1.4 standard deviations above a loss that stays (0.084 for two
+windows of 24), so that one in twelve flat losses is taken for a falling one, not the reverse."""
 
 
 def loss_falls(history: History, column: int) -> bool | None:

@@ -173,8 +173,8 @@ def optimizer_groups(*, fault: str = "", labels: str = "true") -> Training:
     elif fault in ("frozen", "thawing"):
         for parameter in held[:-2]:
             parameter.requires_grad_(False)
-    optimizer = torch.optim.SGD(held, lr=0.02)
-    data, noise = samples(), own_generator()
+    optimizer = torch.optim.SGD(held, lr=0.05)
+    data, noise = samples(64), own_generator()
 
     def step(number: int) -> None:
         if fault == "thawing" and number in (20, 40):

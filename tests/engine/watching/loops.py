@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
@@ -338,9 +338,7 @@ def run(loop: Loop, watching: Watching, seed: int = 0) -> tuple[list[Tensor], li
     random.seed(seed)
     np.random.seed(seed)
     models = loop(watching)
-    tensors = [
-        t.detach().clone() for m in models for t in (*m.parameters(), *m.buffers())
-    ]
+    tensors = [t.detach().clone() for m in models for t in (*m.parameters(), *m.buffers())]
     return tensors, [torch.get_rng_state(), random.getstate(), np.random.get_state()[1]]
 
 

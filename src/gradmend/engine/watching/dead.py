@@ -24,6 +24,7 @@ def why_dead(history: History) -> str | None:
     if len(loss) == BAD_STEPS and bad and _weights_are_sick(history):
         return f"loss and weights have not been finite for {BAD_STEPS} steps"
     known = ~np.isnan(steps["unchanged_share"]).all(axis=1)
+    known &= (steps["learning_rate"] > 0).any(axis=1)  # a rate of zero may yet rise
     still = steps["unchanged_share"][known]
     rows = steps.steps[known]
     run = 0

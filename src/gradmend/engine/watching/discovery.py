@@ -61,8 +61,6 @@ class DiscoveringObserver(Observer):
         for root in sorted(roots, key=lambda m: -sum(p.numel() for p in m.parameters())):
             if id(unwrap(root)) not in known:
                 self.roster.add_model(root)
-        if self.step == 0:
-            self.roster.rename_first()
         self._followed = [weakref.ref(root) for root in roots]
         self._tell()
 
@@ -85,8 +83,13 @@ class DiscoveringObserver(Observer):
             if root is None:
                 continue
             trained = any(p.grad is not None for p in root.parameters())
-            parts = [m for m in root.children() if _has_parameters(m)]
-            deeper += parts if trained and root not in self._called and parts else [root]
+            parts = [(n, m) for n, m in root.named_children() if _has_parameters(m)]
+            if not trained or root in self._called or not parts:
+                deeper.append(root)
+                continue
+            for name, part in parts:
+                self.roster.alias(part, root, name)
+                deeper.append(part)
         if [id(m) for m in deeper] != [id(ref()) for ref in self._followed]:
             self._followed = [weakref.ref(module) for module in deeper]
             self._tell()

@@ -405,7 +405,7 @@ class Observer(Listener):
         if self._closure_heard or not self._open or self._open[-1][0] is not optimizer:
             return
         if not self._losses and isinstance(loss, int | float | Tensor):
-            self._losses.append(float(loss))
+            self._losses.append(float(loss.detach() if isinstance(loss, Tensor) else loss))
         self._emit_outputs()
         self._measure_gradients(optimizer)
         self._closure_heard = True
@@ -541,14 +541,16 @@ class Observer(Listener):
             step[name][at] = value
         self.handed_loss = None
         self.firstbad.passed(self.step)
-        if self._before is not None and not skipped:
-            with self.tier("rows"):
-                self._compare_weights(optimizer, at)
-        self._mark(optimizer)
-        self._stepped.add(at)
-        self._reset_step()
-        if len(self._stepped) >= len(self.roster.optimizers) or len(self._optimizers) < 2:
-            self._end_iteration()
+        try:
+            if self._before is not None and not skipped:
+                with self.tier("rows"):
+                    self._compare_weights(optimizer, at)
+            self._mark(optimizer)
+        finally:  # whatever fails above, the step is over
+            self._stepped.add(at)
+            self._reset_step()
+            if len(self._stepped) >= len(self.roster.optimizers) or len(self._optimizers) < 2:
+                self._end_iteration()
 
     def _compare_weights(self, optimizer: Optimizer, at: int) -> None:
         parameters, indices = self._cast_of(optimizer)

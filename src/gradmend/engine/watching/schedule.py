@@ -86,5 +86,9 @@ class Schedule:
         self._urgent.discard(name)
 
     def hurry(self, *names: str) -> None:
-        """Something happened: measure at the next step, on credit."""
-        self._urgent.update(name for name in names if self.credit(name) > -FREE_SECONDS)
+        """Something happened: measure at the next step, on a credit of :data:`FREE_SECONDS`."""
+        self._urgent.update(
+            name
+            for name in names
+            if self.credit(name) + FREE_SECONDS >= self._price(self.tiers[name])
+        )

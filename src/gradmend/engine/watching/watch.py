@@ -127,7 +127,6 @@ class Watch:
         self._urgent_looks = 0
         for each in models or ():
             self.observer.roster.add_model(each)
-        self.observer.roster.rename_first()
         self._models = models
         _open.add(self.record)
 

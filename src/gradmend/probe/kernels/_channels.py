@@ -15,6 +15,7 @@ CHANNELS = ("count", "between", "max_abs", "non_finite")
 """Columns: finite entries, those of them strictly between the bounds, the largest magnitude."""
 
 
+@unseen()
 def channels(x: Any, dim: int, low: float, high: float) -> Floats | None:
     """Count the entries of each channel that lie strictly between two bounds.
 
@@ -31,25 +32,24 @@ def channels(x: Any, dim: int, low: float, high: float) -> Floats | None:
     Returns:
         Columns ``CHANNELS``, shape [channels, 4]; None for what cannot be read like that.
     """
-    with unseen():
-        x = getattr(x, "_local_tensor", x)
-        if x.layout != torch.strided or not x.is_floating_point() or x.is_meta:
-            return None
-        if not -x.dim() <= dim < x.dim():
-            return None
-        x = (x.float() if x.element_size() == 1 else x).movedim(dim, 0)
-        x = x.unsqueeze(-1).flatten(1)
-        if not x.numel():
-            return np.zeros((len(x), len(CHANNELS)))
-        size = x.abs()
-        finite = size < math.inf
-        count = finite.sum(1)
-        columns = (
-            count,
-            ((x > low) & (x < high) & finite).sum(1),
-            torch.where(finite, size, 0).amax(1),
-            x.shape[1] - count,
-        )
-        exact = torch.float32 if x.device.type == "mps" else torch.float64
-        rows: Floats = torch.stack([c.to(exact) for c in columns], 1).cpu().double().numpy()
-        return rows
+    x = getattr(x, "_local_tensor", x)
+    if x.layout != torch.strided or not x.is_floating_point() or x.is_meta:
+        return None
+    if not -x.dim() <= dim < x.dim():
+        return None
+    x = (x.float() if x.element_size() == 1 else x).movedim(dim, 0)
+    x = x.unsqueeze(-1).flatten(1)
+    if not x.numel():
+        return np.zeros((len(x), len(CHANNELS)))
+    size = x.abs()
+    finite = size < math.inf
+    count = finite.sum(1)
+    columns = (
+        count,
+        ((x > low) & (x < high) & finite).sum(1),
+        torch.where(finite, size, 0).amax(1),
+        x.shape[1] - count,
+    )
+    exact = torch.float32 if x.device.type == "mps" else torch.float64
+    rows: Floats = torch.stack([c.to(exact) for c in columns], 1).cpu().double().numpy()
+    return rows

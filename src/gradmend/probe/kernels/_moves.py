@@ -44,6 +44,7 @@ class Sampled:
     compiled: bool
 
 
+@unseen()
 def sample(tensors: Sequence[Any], most: int | None, *, turn: int = 0) -> Sampled:
     """Copy some entries of every tensor: evenly spread blocks of 256.
 
@@ -61,10 +62,9 @@ def sample(tensors: Sequence[Any], most: int | None, *, turn: int = 0) -> Sample
     for index, values in located.others.items():
         table[index, ENTRIES] = sizes[index] = values.numel()
     table[:, PERIOD], table[:, OFFSET] = blocks(table[:, ENTRIES], PLACE, most, turn)
-    with unseen():
-        for index, values in located.others.items():
-            copies[index] = _places(values, table[index])
-            table[index, ENTRIES] = 0
+    for index, values in located.others.items():
+        copies[index] = _places(values, table[index])
+        table[index, ENTRIES] = 0
     width = WIDTHS[table[:, FORMAT]]
     count = looked(table[:, ENTRIES], PLACE, table[:, PERIOD], table[:, OFFSET])
     ends = np.cumsum(-(-count * width // 8) * 8)  # each begins at a multiple of 8 bytes
@@ -84,6 +84,7 @@ def compare(
     return launch_compare(before, tensors, gradients).result()
 
 
+@unseen()
 def launch_compare(
     before: Sampled, tensors: Sequence[Any], gradients: Sequence[Any] | None = None
 ) -> Pending:
@@ -156,23 +157,20 @@ def _compare_others(
 ) -> None:
     """Compare the tensors that are not in the table, device by device."""
     devices: dict[torch.device, tuple[_torch.Pieces, _torch.Pieces, _torch.Pieces]] = {}
-    with unseen():
-        for index, values in others.items():
-            old, places = before.copies[index], before.table[index]
-            new = _places(values, places)
-            gradient = (
-                flat(gradients[index], before.orders.get(index, "index")) if gradients else None
-            )
-            if gradient is not None and gradient[0].numel() == values.numel():
-                moving = _torch.moves(_places(gradient[0], places)).to(values.device)
-                pending.rows[index, LOST] = 0.0
-            else:
-                moving = torch.zeros_like(new, dtype=torch.bool)
-            most = _torch.limit(values.device)
-            found = devices.setdefault(values.device, ([], [], []))
-            for pieces, part in zip(found, (old, new, moving), strict=True):
-                pieces.extend((index, piece) for piece in torch.split(part, most))
-        pending.parts.extend(fetch(*_torch.compare(*found)) for found in devices.values())
+    for index, values in others.items():
+        old, places = before.copies[index], before.table[index]
+        new = _places(values, places)
+        gradient = flat(gradients[index], before.orders.get(index, "index")) if gradients else None
+        if gradient is not None and gradient[0].numel() == values.numel():
+            moving = _torch.moves(_places(gradient[0], places)).to(values.device)
+            pending.rows[index, LOST] = 0.0
+        else:
+            moving = torch.zeros_like(new, dtype=torch.bool)
+        most = _torch.limit(values.device)
+        found = devices.setdefault(values.device, ([], [], []))
+        for pieces, part in zip(found, (old, new, moving), strict=True):
+            pieces.extend((index, piece) for piece in torch.split(part, most))
+    pending.parts.extend(fetch(*_torch.compare(*found)) for found in devices.values())
 
 
 def _places(values: Tensor, row: Integers) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradmend.probe.kernels._flat import unseen
 from gradmend.probe.kernels._rows import Floats, Integers
 
 
@@ -39,6 +40,7 @@ class Pending:
         """Tell whether ``result`` would return without waiting."""
         return all(part.event is None or part.event.query() for part in self.parts)
 
+    @unseen()
     def result(self) -> Floats:
         """The rows, shape [tensors, columns]; waits for the device if need be."""
         rows = self.rows

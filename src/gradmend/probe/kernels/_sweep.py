@@ -19,6 +19,7 @@ from gradmend.records.exponents import Exponents
 LEAST = np.array([-149, -133, -24, -1074])
 
 
+@unseen()
 def launch(tensors: Sequence[Any], *, most: int | None = None, turn: int = 0) -> Pending:
     """Measure all tensors without waiting for any device.
 
@@ -45,8 +46,7 @@ def launch(tensors: Sequence[Any], *, most: int | None = None, turn: int = 0) ->
         from gradmend.probe.kernels import _numba
 
         _numba.sweep(located.table, block, pending.rows)
-    with unseen():
-        pending.parts.extend(fetch(*_torch.sweep(found)) for found in others if found)
+    pending.parts.extend(fetch(*_torch.sweep(found)) for found in others if found)
     return pending
 
 
@@ -55,6 +55,7 @@ def sweep(tensors: Sequence[Any], *, most: int | None = None, turn: int = 0) -> 
     return launch(tensors, most=most, turn=turn).result()
 
 
+@unseen()
 def exponents(tensors: Sequence[Any], *, stride: int = 1, turn: int = 0) -> list[Exponents]:
     """Count the numbers of each tensor by exponent, exactly, subnormal numbers too.
 
@@ -77,18 +78,15 @@ def exponents(tensors: Sequence[Any], *, stride: int = 1, turn: int = 0) -> list
 
         _numba.exponents(table, BLOCK, counts)
     result = _records(counts, LEAST[table[:, FORMAT]], strides)
-    with unseen():
-        for found in others:
-            if found:
-                owners = sorted({owner for owner, _ in found})
-                local = {owner: row for row, owner in enumerate(owners)}
-                pieces = [(local[owner], piece) for owner, piece in found]
-                counts = _torch.exponents(pieces, len(owners))
-                least = np.full(len(owners), _torch.LEAST_EXPONENT)
-                for owner, record in zip(
-                    owners, _records(counts, least, strides[owners]), strict=True
-                ):
-                    result[owner] = record
+    for found in others:
+        if found:
+            owners = sorted({owner for owner, _ in found})
+            local = {owner: row for row, owner in enumerate(owners)}
+            pieces = [(local[owner], piece) for owner, piece in found]
+            counts = _torch.exponents(pieces, len(owners))
+            least = np.full(len(owners), _torch.LEAST_EXPONENT)
+            for owner, record in zip(owners, _records(counts, least, strides[owners]), strict=True):
+                result[owner] = record
     return result
 
 
@@ -112,8 +110,7 @@ def _choose(
         table[:, PERIOD], table[:, OFFSET] = blocks(entries, block, most, turn)
     if not located.others:
         return []
-    with unseen():
-        found = _torch.pieces(located.others, block, table[:, PERIOD], table[:, OFFSET])
+    found = _torch.pieces(located.others, block, table[:, PERIOD], table[:, OFFSET])
     return list(found.values())
 
 

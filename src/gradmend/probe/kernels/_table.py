@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradmend.probe.kernels._flat import Order, flat, unseen
+from gradmend.probe.kernels._flat import Order, flat
 from gradmend.probe.kernels._rows import Integers
 
 FLOAT32, BFLOAT16, FLOAT16, FLOAT64 = range(4)
@@ -48,7 +48,7 @@ class Located:
 def locate(
     tensors: Sequence[Any], *, compiled: bool, orders: dict[int, Order] | None = None
 ) -> Located:
-    """Find the memory of tensors.
+    """Find the memory of tensors; to be called within ``unseen``.
 
     Args:
         tensors: Any tensors, or None.
@@ -62,33 +62,32 @@ def locate(
     places: list[int] = []
     add = places.extend
     strange: list[int] = []
-    with unseen():
-        for index, tensor in enumerate(tensors):
-            if tensor is None:
-                add((0, 0, 0))
-                continue
-            # The usual case first, in as few calls as possible: there are hundreds of tensors.
-            try:
-                if (
-                    compiled
-                    and type(tensor) in USUAL
-                    and tensor.is_cpu
-                    and tensor.is_contiguous()
-                    and not tensor.is_neg()
-                    and not (orders and index in orders)
-                ):
-                    add((tensor.data_ptr(), tensor.numel(), FORMATS[tensor.dtype]))
-                    continue
-            except (KeyError, RuntimeError, NotImplementedError):
-                pass  # another format, or no memory of its own: looked at below
+    for index, tensor in enumerate(tensors):
+        if tensor is None:
             add((0, 0, 0))
-            strange.append(index)
-        table = np.zeros((len(tensors), 6), dtype=np.int64)
-        table[:, :3] = np.array(places, dtype=np.int64).reshape(-1, 3)
-        table[:, PERIOD] = 1
-        located = Located(table, {}, {}, [])
-        for index in strange:
-            _settle(located, index, tensors[index], compiled, orders)
+            continue
+        # The usual case first, in as few calls as possible: there are hundreds of tensors.
+        try:
+            if (
+                compiled
+                and type(tensor) in USUAL
+                and tensor.is_cpu
+                and tensor.is_contiguous()
+                and not tensor.is_neg()
+                and not (orders and index in orders)
+            ):
+                add((tensor.data_ptr(), tensor.numel(), FORMATS[tensor.dtype]))
+                continue
+        except (KeyError, RuntimeError, NotImplementedError):
+            pass  # another format, or no memory of its own: looked at below
+        add((0, 0, 0))
+        strange.append(index)
+    table = np.zeros((len(tensors), 6), dtype=np.int64)
+    table[:, :3] = np.array(places, dtype=np.int64).reshape(-1, 3)
+    table[:, PERIOD] = 1
+    located = Located(table, {}, {}, [])
+    for index in strange:
+        _settle(located, index, tensors[index], compiled, orders)
     return located
 
 

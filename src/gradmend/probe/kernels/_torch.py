@@ -51,6 +51,9 @@ def pieces(
     for index, values in tensors.items():
         most = limit(values.device)
         found = result.setdefault(values.device, [])
+        if period[index] == 1 and values.numel() <= most:
+            found.append((index, values))
+            continue
         for part in chosen(values, block, int(period[index]), int(offset[index])):
             found.extend((index, piece) for piece in torch.split(part, most))
     return result
@@ -102,7 +105,8 @@ def _sweep_ordinary(x: Tensor) -> Tensor | None:
     """
     size = x.abs()
     most = size.amax(1).double()
-    if not (most.max() < 1e140 and most.min() > 1e-140):
+    unit = torch.where(most == 0, 1, most)  # NaN stays, and fails the test
+    if not (unit.max() < 1e140 and unit.min() > 1e-140):
         return None
     nonzero = size.sign().sum(1)
     zeros = x.shape[1] - nonzero
@@ -110,7 +114,7 @@ def _sweep_ordinary(x: Tensor) -> Tensor | None:
         size = torch.where(size > 0, size, math.inf)
     count = torch.full_like(most, x.shape[1])
     x = x.double()
-    squares = (torch.linalg.vector_norm(x, dim=1) / most).square()
+    squares = (torch.linalg.vector_norm(x, dim=1) / unit).square()
     columns = {
         "count": count,
         "total": x.sum(1),

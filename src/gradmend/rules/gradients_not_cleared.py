@@ -36,7 +36,7 @@ class Limits:
         Case.of("two_players"),
     ],
 )
-def uncleared_gradients(history: History, limits: Limits) -> Iterator[Finding]:
+def gradients_not_cleared(history: History, limits: Limits) -> Iterator[Finding]:
     """Gradients that are added to those of the steps before.
 
     What it finds:
@@ -64,7 +64,7 @@ def uncleared_gradients(history: History, limits: Limits) -> Iterator[Finding]:
             continue
         yield Finding(
             code="GRF201",
-            name="uncleared-gradients",
+            name="gradients-not-cleared",
             severity=Severity.ERROR,
             modules=(),
             summary=(
