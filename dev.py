@@ -29,7 +29,7 @@ PENDING = VENV / ".gradmend-pending"  # there while a set-up runs, left behind b
 OLDEST = (3, 11)
 TESTED = ("3.11", "3.12", "3.13", "3.14")  # what to look for where python3 is too old
 CONTRACTS = "tests/tooling/test_contracts.py"
-COVERED_BY = {"demo": ("demo", "dev"), "dev": ("dev",)}
+COVERED_BY = {"demo": ("demo", "dev", "bench"), "dev": ("dev", "bench"), "bench": ("bench",)}
 
 # Settings that would send packages, or imports, somewhere other than .venv.
 STRAY = {
@@ -80,7 +80,7 @@ JOBS = {
     ),
     "docs": Job("write the pages that are made from code", "dev", ["tools/docs.py"]),
     "docs-check": Job("check that those pages are current", "dev", ["tools/docs.py --check"]),
-    "bench": Job("run benchmarks/NAME.py: bench NAME", "dev", ["benchmarks/{}.py"]),
+    "bench": Job("run benchmarks/NAME.py: bench NAME", "bench", ["benchmarks/{}.py"]),
     "setup": Job("build .venv and stop", "dev", []),
 }
 

@@ -576,6 +576,7 @@ def run(code: str, **variables: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_numba_is_loaded_only_when_used() -> None:
     code = (
         "import sys, torch; from gradmend.probe import kernels; a = 'numba' in sys.modules;"
@@ -585,6 +586,7 @@ def test_numba_is_loaded_only_when_used() -> None:
     assert run(code, GRADMEND_KERNELS="") == "False True numba"
 
 
+@pytest.mark.slow
 def test_without_numba() -> None:
     code = (
         "import sys, torch; sys.modules['numba'] = None; from gradmend.probe import kernels;"

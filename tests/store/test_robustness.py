@@ -427,7 +427,9 @@ for step in range(300):
         child = os.fork()
         if child == 0:
             if step == 150:
+                held = sys.getrefcount(writer._db)
                 writer.abandon_after_fork()
+                assert sys.getrefcount(writer._db) == held + 1  # for good
             for ahead in range(200):  # would fill the buffer
                 writer.append("t", 1000 + ahead, {"a": [1]})
             writer.event(Event(step=step, kind="crash"))

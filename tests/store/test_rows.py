@@ -190,6 +190,9 @@ def test_a_long_run_keeps_ends_means_and_envelopes(folder: Path | None) -> None:
         for (_, end), (begin, _) in pairwise(buckets):
             assert begin == end + 1  # no gap, no overlap
         assert buckets[-1][1] == 64 * 40 - 1
+        widths = [(end + 1 - begin) // 64 for begin, end in buckets]
+        assert widths == sorted(widths, reverse=True)  # the older, the coarser...
+        assert widths[0] <= 8  # ... but evenly: 40 blocks in 8 buckets are 5 in each
 
 
 def bucket_spans(reader: RunReader) -> list[tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -83,12 +84,12 @@ class Auditor:
         given = {e: backward.log10(float(backward.norm(g))) for e, g in cotangents.items()}
         keeper = Bookkeeper(graph=self.graph, tally=tally, chain_of=self.chain_of, cotangents=given)
         dtype = str(next(iter(cotangents.values())).dtype).removeprefix("torch.")
-        blocked = self._blocked(tally)
         values = [*tally.totals.values(), *tally.passed.values()]
-        sick = any(math.isnan(value) or value == math.inf for value in values)
+        sick = any(map(_is_sick, values))
         ends = [tally.totals.get(edge, backward.NEVER) for edge in self.graph.starts]
         if sick or all(end == backward.NEVER for end in ends):
             why = "the gradient is not finite" if sick else "the gradient becomes exactly zero"
+            blocked, operation = self._spoiled(tally) if sick else self._blocked(tally)
             ledger = Ledger(
                 cotangent=name,
                 total_decades=None,
@@ -97,6 +98,7 @@ class Auditor:
                 dtype=dtype,
                 start=self.start,
                 blocked_by=blocked,
+                blocked_operation=operation,
                 notes=(f"{why} in {blocked}" if blocked else why,),
             )
             return Books(ledger=ledger, tally=tally, keeper=keeper)
@@ -153,13 +155,30 @@ class Auditor:
             if any(self.top in self.chain_of(reader) for reader, _ in consumers[edge])
         }
 
-    def _blocked(self, tally: backward.Tally) -> str | None:
+    def _blocked(self, tally: backward.Tally) -> tuple[str | None, str | None]:
         """The first operation, in backward order, that got a gradient and passed none on."""
+        for key, got, sent in self._traffic(tally):
+            if got != backward.NEVER and all(value == backward.NEVER for value in sent):
+                return self._place(key)
+        return None, None
+
+    def _spoiled(self, tally: backward.Tally) -> tuple[str | None, str | None]:
+        """The first operation, in backward order, that got finite numbers and passed on others."""
+        for key, got, sent in self._traffic(tally):
+            if not _is_sick(got) and any(map(_is_sick, sent)):
+                return self._place(key)
+        return None, None
+
+    def _traffic(self, tally: backward.Tally) -> Iterator[tuple[int, float, list[float]]]:
+        """For each operation, loss first: what it received, and what it sent along each edge."""
         for key, edges in self.graph.edges.items():
-            if tally.totals.get((key, 0), backward.NEVER) == backward.NEVER:
-                continue
-            sent = [tally.passed.get((key, position), backward.NEVER) for position, _ in edges]
-            if all(value == backward.NEVER for value in sent):
-                subject = self.subjects[key]
-                return subject.module or subject.name
-        return None
+            got = tally.totals.get((key, 0), backward.NEVER)
+            yield key, got, [tally.passed.get((key, at), backward.NEVER) for at, _ in edges]
+
+    def _place(self, key: int) -> tuple[str, str]:
+        subject = self.subjects[key]
+        return subject.module or subject.name, subject.name
+
+
+def _is_sick(log10: float) -> bool:
+    return math.isnan(log10) or log10 == math.inf

@@ -68,7 +68,8 @@ class Difference:
     def same(self) -> bool:
         """Whether nothing recorded differs."""
         return (
-            not self.partings
+            self.exact
+            and not self.partings
             and not self.settings
             and not any(self.findings)
             and not any(self.columns)

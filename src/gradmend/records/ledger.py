@@ -86,7 +86,9 @@ class Ledger:
     start: str = "inputs"
     """What the gradient was followed back to: the inputs, or the deepest module reached."""
     blocked_by: str | None = None
-    """The first module, in backward order, where the gradient became exactly zero."""
+    """The first module, in backward order, where the gradient became exactly zero or not finite."""
+    blocked_operation: str | None = None
+    """The operation there."""
     log10_cotangent: float | None = None
     """log10 |grad wrt outputs|."""
     by_cause: dict[str, float] = field(default_factory=dict)

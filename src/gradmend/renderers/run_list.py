@@ -58,20 +58,25 @@ def run_list(
     ]
     heads = ("run", "status", "steps", "time", "begun", "size", "worst finding")
     widths = [max(len(head), *(len(row[at]) for row in rows), 0) for at, head in enumerate(heads)]
-    figures = sum(widths[1:6]) + 2 * 6
-    room = look.width - figures
+    dropped: list[int] = []
+    for at in (5, 4, 3):  # where names would be cut, what matters least gives way
+        rest = [width for column, width in enumerate(widths) if column not in dropped]
+        if sum(rest) + 2 * (len(rest) - 1) > look.width:
+            dropped.append(at)
+    kept = [at for at in range(len(heads)) if at not in dropped]
+    room = look.width - sum(widths[at] for at in kept[1:-1]) - 2 * (len(kept) - 1)
     name_width = min(widths[0], max(room // 2, room - widths[6]))
     last_width = min(widths[6], room - name_width)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for at, head in enumerate(heads):
+    for at in kept:
         wide = {0: name_width, 6: last_width}.get(at, widths[at])
         right = at in (2, 3, 5)
-        table.add_column(head, width=wide, no_wrap=True, justify="right" if right else "left")
+        table.add_column(heads[at], width=wide, no_wrap=True, justify="right" if right else "left")
     for row in rows:
         cells = [Text(cell) for cell in row]
         cells[0], cells[6] = Text(look.cut(row[0], name_width)), Text(look.cut(row[6], last_width))
         cells[1].stylize(_STYLE.get(row[1], ""))
-        table.add_row(*cells)
+        table.add_row(*(cells[at] for at in kept))
     parts: list[Table | Text] = [table] if rows else []
     for summary in summaries:
         if summary.problem:

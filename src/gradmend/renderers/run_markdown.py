@@ -23,8 +23,12 @@ _PATH = re.compile(
     r"(?:(?<![\w.])(?:~[\w.-]*|[A-Za-z]:|\\)?[\\/]|(?<!\S)\.{1,2}[\\/])[^\s'\"<>|:*?()\[\],;]+"
 )
 _FOLDER = re.compile(r"[^\s'\"<>|:*?()\[\],;/\\]+(?:[\\/][^\s'\"<>|:*?()\[\],;/\\]+)+\.\w{1,8}\b")
-_FILE = re.compile(r"[^/\\]+\.\w{1,8}$")
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~>$-])")
+_FILE = re.compile(
+    r"[^/\\]+\.(?:py|pyi|pyx|ipynb|txt|csv|tsv|json|jsonl|yaml|yml|toml|cfg|ini|log|sh|pt|pth|ckpt|bin"
+    r"|npz|npy|pkl|h5|safetensors|parquet|arrow|zip|gz|tar|db|png|jpg|so|c|cc|cpp|cu|h|hpp)$"
+)
+"""What is a file's name; anything else at the end of a path may be a person's."""
+_SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$])")
 
 
 def markdown(report: Report, history: History) -> str:
@@ -51,7 +55,7 @@ def markdown(report: Report, history: History) -> str:
     handled = [run_words.still_words(run), *run_words.handled_words(run)]
     lines += [plain("; ".join(part for part in handled if part))] if any(handled) else []
     if run.crash:
-        lines.append(f"It ended with {plain(public(run.crash))}")
+        lines.append(f"It ended with {plain(public(run.crash, every=True))}")
     if run.first_bad is not None:
         bad = f"{run_words.bad_words(run.first_bad)}; {run_words.bad_circumstances(run.first_bad)}"
         lines.append(f"First bad value: {plain(public(bad))}")
@@ -91,8 +95,8 @@ def plain(text: str) -> str:
     shown = visible(text)
     shown = shown if len(shown) <= LONGEST_TEXT else textwrap.shorten(shown, LONGEST_TEXT)
     shown = shorten(shown, LONGEST_TEXT)
-    escaped = _SPECIAL.sub(r"\\\1", shown.replace("&", "&amp;").replace("<", "&lt;"))
-    return escaped.replace(r"\-", "-").replace(r"\(", "(").replace(r"\)", ")").replace("@", "(at)")
+    escaped = _SPECIAL.sub(r"\\\1", shown).replace("&", "&amp;").replace("<", "&lt;")
+    return escaped.replace(">", "&gt;").replace("@", "(at)")
 
 
 def code(text: str) -> str:
@@ -107,7 +111,7 @@ def code(text: str) -> str:
 
 def _basename(path: str) -> str:
     """The file's name; a folder's name may be a person's, so it is not told."""
-    last = re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+    last = re.split(r"[\\/]", path)[-1]
     return last if _FILE.match(last) else "(path)"
 
 

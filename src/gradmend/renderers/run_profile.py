@@ -64,7 +64,7 @@ def layers(history: History, limit: int = MOST_ROWS) -> list[Layer]:
         sizes = np.array([gradient.columns[at].size for at in mine], dtype=float)
         theirs = [update_at.get(gradient.columns[at].name) for at in mine]
         known = [(u, n) for u, n in zip(theirs, sizes, strict=True) if u is not None]
-        at, n = [u for u, _ in known], np.array([n for _, n in known], dtype=float)
+        moved, n = [u for u, _ in known], np.array([n for _, n in known], dtype=float)
         units = [index for index, owner in enumerate(owners) if owner in inside]
         found.append(
             Layer(
@@ -72,8 +72,8 @@ def layers(history: History, limit: int = MOST_ROWS) -> list[Layer]:
                 modules=len(members),
                 log10_first=_pooled(first[mine], sizes),
                 log10_last=_pooled(last[mine], sizes),
-                log10_ratio=_ratio(change[at], weight[at], n),
-                unchanged=_mean(unchanged[at], n),
+                log10_ratio=_ratio(change[moved], weight[moved], n),
+                unchanged=_mean(unchanged[moved], n),
                 flat=_most(flat[units]),
                 dead=_most(dead[units]),
                 state=_state(state[mine]),

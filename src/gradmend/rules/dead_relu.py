@@ -35,6 +35,12 @@ class Limits:
         unit="share",
         source="of a rectifier's outputs exactly zero, step after step; half is normal",
     )
+    sparse_share: float = limit(
+        0.9,
+        unit="share",
+        source="the same in a run that has not learned; late layers of trained networks may be as "
+        "sparse and healthy",
+    )
     huge_step: float = limit(
         0.0,
         unit="decades",
@@ -50,8 +56,9 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
     dead = windows.lasting(table, "dead_share", 0.25)
     # The units counted as dead never lived; a layer that died later shows in its zeros.
     silent = windows.lasting(table, "zero_share", 0.25)
-    gone = np.nan_to_num(silent) >= limits.silent_share
-    share = np.where(gone, 1.0, np.nan_to_num(dead))
+    stuck = windows.learned(history) is False
+    gone = np.nan_to_num(silent) >= (limits.sparse_share if stuck else limits.silent_share)
+    share = np.where(gone, np.nan_to_num(silent), np.nan_to_num(dead))
     guilty = [
         at
         for at in np.flatnonzero(share >= limits.dead_share)
@@ -66,7 +73,7 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
     yield Finding(
         code="ACT104",
         name="dead-relu",
-        severity=Severity.ERROR if share[worst] >= 1.0 else Severity.WARNING,
+        severity=Severity.ERROR if share[worst] >= limits.silent_share else Severity.WARNING,
         modules=tuple(table.columns[at].module for at in guilty),
         source=table.columns[first].source,
         summary=(

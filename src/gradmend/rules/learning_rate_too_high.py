@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradmend.records.finding import Evidence, Finding, Severity
-from gradmend.records.history import History
+from gradmend.records.history import Floats, History
 from gradmend.registry import Case, limit, rule
 from gradmend.theory import windows
 
@@ -97,8 +97,9 @@ def learning_rate_too_high(history: History, limits: Limits) -> Iterator[Finding
         words = "the loss rises step by step"
     if not words:
         return
-    _, rates = history["step"].series("learning_rate", course.column if course else 0)
-    rate = f"a learning rate of {float(rates[-1]):g}: " if len(rates) else ""
+    numbers, rates = history["step"].series("learning_rate", course.column if course else 0)
+    then = rates[numbers <= (history.step if huge is None else huge[0])]
+    rate = f"a learning rate of {float(then[-1]):g}: " if len(then) else ""
     went = "and then came NaN or infinity"
     if course is not None:
         went = (
@@ -139,9 +140,7 @@ def learning_rate_too_high(history: History, limits: Limits) -> Iterator[Finding
     )
 
 
-def _huge_step(
-    history: History, typical: windows.Floats, limits: Limits
-) -> tuple[int, float] | None:
+def _huge_step(history: History, typical: Floats, limits: Limits) -> tuple[int, float] | None:
     """The largest step, if as large as the weights while the gradient was the usual one."""
     if not np.any(typical >= limits.huge):
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradmend.records.finding import Evidence, Finding, Severity
-from gradmend.records.history import History
+from gradmend.records.history import Floats, History
 from gradmend.registry import Case, limit, rule
 from gradmend.theory import windows
 
@@ -24,7 +24,7 @@ class Limits:
         "spikes in large models (marin-community/marin#1368), where noise is smaller",
     )
     noise: float = limit(
-        8.0, unit="standard deviations", source="of the window's updates in decades, robustly"
+        5.0, unit="standard deviations", source="of the window's updates in decades, robustly"
     )
     times: float = limit(3.0, unit="spikes", source="in the window: one spike recovers by itself")
     fewest: float = limit(32.0, unit="rows", source="for a robust deviation")
@@ -53,8 +53,8 @@ def update_norm_spike(history: History, limits: Limits) -> Iterator[Finding]:
         spikes come some steps before the loss spikes.
 
     How it is measured:
-        The norm of the weights' change in decades against the median of the last 128 measured
-        steps, by factor and by robust deviation.
+        The norm of the weights' change in decades against the median of its neighbours, over the
+        last 128 measured steps, by factor and by robust deviation.
 
     Silent when:
         Fewer stand out; updates vary so much that none does.
@@ -68,8 +68,8 @@ def update_norm_spike(history: History, limits: Limits) -> Iterator[Finding]:
         steps, values = steps[np.isfinite(values)][-128:], values[np.isfinite(values)][-128:]
         if len(values) < limits.fewest:
             continue
-        above = values - np.median(values)
-        spikes = above >= max(limits.factor, limits.noise * windows.spread(values))
+        above = values - _level(values)
+        spikes = above >= max(limits.factor, limits.noise * windows.spread(above))
         # Neighbouring rows are one spike.
         begins = np.flatnonzero(spikes & ~np.concatenate([[False], spikes[:-1]]))
         if len(begins) < limits.times:
@@ -97,3 +97,11 @@ def update_norm_spike(history: History, limits: Limits) -> Iterator[Finding]:
             explains=("loss-plateau", "loss-spike"),
             exculpation="fewer than three spikes in the window",
         )
+
+
+def _level(values: Floats) -> Floats:
+    """Median of the neighbours of each value, which follows a run that calms down."""
+    width = 2 * windows.FEWEST + 1
+    middle = windows.rolling_median(values, width)
+    edge = (width - 1) // 2
+    return np.concatenate([np.full(edge, middle[0]), middle, np.full(edge, middle[-1])])

@@ -25,7 +25,10 @@ class Limits:
         "each step is thrown away",
     )
     error_lost: float = limit(
-        0.95, unit="share", source="with a loss that has not fallen: next to nothing is learned"
+        0.9,
+        unit="share",
+        source="next to nothing is learned; also the limit while the loss falls, since gradients "
+        "shrink as a run converges",
     )
 
 
@@ -56,7 +59,7 @@ def updates_lost_to_rounding(history: History, limits: Limits) -> Iterator[Findi
 
     Silent when:
         Weights are float32 or wider, as master weights are; the rate is at the end of its
-        schedule; entries without a gradient.
+        schedule; entries without a gradient; fewer than nine in ten while the loss falls.
 
     References:
         Zamirai et al. 2020 (revisiting bfloat16 training: stochastic rounding, Kahan summation);
@@ -66,12 +69,14 @@ def updates_lost_to_rounding(history: History, limits: Limits) -> Iterator[Findi
     if not len(table):
         return
     lost = windows.lasting(table, "lost_share", 0.25)
+    stuck = windows.learned(history) is False
+    least = limits.lost if stuck else limits.error_lost
     at = windows.matrices(table.columns)
     low = np.array([i for i in at if _coarse(table.columns[i].dtype)], dtype=np.int64)
     guilty = [
         int(i)
         for i in low
-        if lost[i] >= limits.lost
+        if lost[i] >= least
         and not windows.rate_is_passing(history, int(table.columns[i].facts.get("optimizer") or 0))
     ]
     if not guilty:
@@ -79,7 +84,7 @@ def updates_lost_to_rounding(history: History, limits: Limits) -> Iterator[Findi
     worst = max(guilty, key=lambda i: float(lost[i]))
     first, share = table.columns[guilty[0]], float(lost[worst])
     epsilon = number_format(first.dtype).epsilon
-    grave = share >= limits.error_lost and windows.learned(history) is False
+    grave = share >= limits.error_lost and stuck
     yield Finding(
         code="NUM223",
         name="updates-lost-to-rounding",
@@ -95,7 +100,7 @@ def updates_lost_to_rounding(history: History, limits: Limits) -> Iterator[Findi
             Evidence(
                 quantity="share of updates lost",
                 observed=share,
-                limit=limits.lost,
+                limit=least,
                 unit="share",
                 module=table.columns[worst].module,
                 step=history.step,

@@ -253,6 +253,10 @@ FALLING = 0.62
 windows of 24), so that one in twelve flat losses is taken for a falling one, not the reverse."""
 
 
+FALLING_AT_ONCE = 0.7
+"""The same against the first 8 losses alone: a head on good features learns in a few steps."""
+
+
 def loss_falls(history: History, column: int) -> bool | None:
     """Whether there is a sign that an optimizer's loss is lower now than in the beginning.
 
@@ -271,7 +275,10 @@ def loss_falls(history: History, column: int) -> bool | None:
     loss = table.series("loss", column)[1]
     if len(loss) < 2 * RECENT:
         return None
-    return chance_of_less(loss[:RECENT], loss[-RECENT:]) >= FALLING
+    return any(
+        chance_of_less(loss[:rows], loss[-RECENT:]) >= limit
+        for rows, limit in ((RECENT, FALLING), (FEWEST, FALLING_AT_ONCE))
+    )
 
 
 def no_loss_falls(history: History) -> bool:

@@ -59,7 +59,7 @@ def classify(
         del number  # unused: every step is alike
         x, y = draw()
         optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
+        F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step
@@ -133,7 +133,7 @@ def converged(steps: int = 250) -> Training:
     def step(number: int) -> None:
         del number  # unused: the same points at every step
         optimizer.zero_grad()
-        F.binary_cross_entropy(model(x), y).backward()
+        F.binary_cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return Training(model, optimizer, step, steps)
@@ -154,7 +154,7 @@ def line_fit(reduction: str = "mean", second_order: bool = False) -> Training:
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = F.mse_loss(model(x), y, reduction=reduction)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     def step(number: int) -> None:
@@ -263,10 +263,9 @@ def frozen_backbone(steps: int = 100) -> Training:
 @training
 def unused_head(steps: int = 120) -> Training:
     """Two heads of which one is never used, and fades under weight decay."""
-    model = nn.ModuleDict(
-        {"body": nn.Linear(16, 32), "left": nn.Linear(32, 4), "right": nn.Linear(32, 4)}
-    )
-    nn.init.normal_(model["right"].weight, std=0.02)
+    right = nn.Linear(32, 4)
+    nn.init.normal_(right.weight, std=0.02)
+    model = nn.ModuleDict({"body": nn.Linear(16, 32), "left": nn.Linear(32, 4), "right": right})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=1e-3)
     draw = clusters(draws())
 

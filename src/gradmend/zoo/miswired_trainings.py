@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from itertools import islice
 
@@ -16,14 +17,14 @@ FEATURES = 8
 BATCH = 16
 
 
-def own_generator() -> torch.Generator:
-    """The training's own stream of data, from the seed that it is built with."""
-    return torch.Generator().manual_seed(torch.initial_seed() % (1 << 62))
+def own_generator(stream: int = 0) -> torch.Generator:
+    """One of the training's own streams of numbers, from the seed that it is built with."""
+    return torch.Generator().manual_seed((torch.initial_seed() * 1009 + stream) % (1 << 62))
 
 
-def samples(batch: int = BATCH, features: int = FEATURES) -> Iterator[Tensor]:
+def samples(batch: int = BATCH, features: int = FEATURES, stream: int = 0) -> Iterator[Tensor]:
     """Endless standard normal batches, each of shape [batch, features]."""
-    generator = own_generator()
+    generator = own_generator(stream)
     while True:
         yield torch.randn(batch, features, generator=generator)
 
@@ -66,7 +67,7 @@ def miswired_loop(*, fault: str = "") -> Training:
     data = samples()
     start = {name: value.clone() for name, value in model.state_dict().items()}
     average = {name: value.clone() for name, value in model.state_dict().items()}
-    draw = own_generator()
+    draw = own_generator(stream=1)
     optimizer: Optimizer
     if fault == "closure":
         optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=4)
@@ -163,6 +164,9 @@ def optimizer_groups(*, fault: str = "", labels: str = "true") -> Training:
     """
     model = _ListOfLayers() if fault == "python_list" else mlp()
     held = [*model.parameters()]
+    reference = copy.deepcopy(model)  # what is to be learned: another head on the same features
+    with torch.no_grad():
+        [*reference.parameters()][-2].normal_()
     if fault in ("missing", "head_only"):
         held = held[-2:]
     elif fault == "stale":
@@ -174,14 +178,17 @@ def optimizer_groups(*, fault: str = "", labels: str = "true") -> Training:
         for parameter in held[:-2]:
             parameter.requires_grad_(False)
     optimizer = torch.optim.SGD(held, lr=0.05)
-    data, noise = samples(64), own_generator()
+    data, noise = samples(64), own_generator(stream=1)
 
     def step(number: int) -> None:
         if fault == "thawing" and number in (20, 40):
             for parameter in held[4 - number // 10 : 6 - number // 10]:
                 parameter.requires_grad_(True)
         x = next(data)
-        y = torch.randn(len(x), generator=noise) if labels == "random" else truth(x)
+        with torch.no_grad():
+            y = reference(x).squeeze(1)
+        if labels == "random":
+            y = torch.randn(len(x), generator=noise)
         model.zero_grad()
         functional.mse_loss(model(x).squeeze(1), y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -196,7 +203,7 @@ def two_players() -> Training:
     critic = nn.Sequential(nn.Linear(FEATURES, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1))
     opt_g = torch.optim.Adam(generator_net.parameters(), lr=2e-3, betas=(0.5, 0.999))
     opt_d = torch.optim.Adam(critic.parameters(), lr=2e-3, betas=(0.5, 0.999))
-    data, latent = samples(), samples(features=4)
+    data, latent = samples(), samples(features=4, stream=1)
     ones, zeros = torch.ones(BATCH, 1), torch.zeros(BATCH, 1)
     loss = functional.binary_cross_entropy_with_logits
 
@@ -255,7 +262,7 @@ def modes(
         nn.Linear(16, 1),
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
-    small, usual = samples(batch), samples(BATCH if last_batch_only else batch)
+    small, usual = samples(batch, stream=1), samples(BATCH if last_batch_only else batch)
 
     def step(number: int) -> None:
         if number == 0 and fault == "frozen_norms":

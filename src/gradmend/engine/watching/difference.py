@@ -15,6 +15,9 @@ from gradmend.theory.windows import rank
 LAST_LOSSES = 20
 """Losses at the end of a run whose median stands for the final one."""
 
+_OF_ONE = ("shape of ", "kind of ")
+"""Settings of things that may be in one run only; those are told apart already."""
+
 
 def difference(a: History, b: History) -> Difference:
     """Compare two runs by step and by column name.
@@ -99,11 +102,11 @@ def _broken(a: History, b: History) -> list[Parting]:
 
 def _settings(a: History, b: History) -> list[Setting]:
     left, right = _circumstances(a), _circumstances(b)
-    names = list(dict.fromkeys([*left, *right]))
+    names, both = dict.fromkeys([*left, *right]), left.keys() & right.keys()
     return [
         Setting(name=name, a=left.get(name, "-"), b=right.get(name, "-"))
         for name in names
-        if left.get(name) != right.get(name)
+        if left.get(name) != right.get(name) and (name in both or not name.startswith(_OF_ONE))
     ]
 
 

@@ -126,5 +126,5 @@ def _guilty(trace: Trace) -> tuple[str, str, str, str | None] | None:
     if ledger is not None and ledger.blocked_by and any("not finite" in n for n in ledger.notes):
         module = ledger.blocked_by
         source = next((o.source for o in trace.operations if o.module == module), None)
-        return "backward", module, "gradient", source
+        return "backward", module, ledger.blocked_operation or "", source
     return None

@@ -102,6 +102,7 @@ def began_alike(a: History, b: History) -> bool:
     """Whether the first step that both measured shows the same numbers, as one seed gives.
 
     A quarter of the numbers is enough: what was changed between the runs may differ at once.
+    Where nothing can be told by (only ones and zeros so far), the numbers are taken as they are.
     """
     same = seen = 0
     for pair in pairs(a, b):
@@ -116,8 +117,8 @@ def began_alike(a: History, b: History) -> bool:
         x, y = pair.values[0][left[0]], pair.values[1][right[0]]
         told = np.isfinite(x) & np.isfinite(y) & (np.abs(x) > GENERIC)
         seen += int(told.sum())
-        same += int((told & ~_differs(x, y, pair.unit)).sum())
-    return seen > 0 and 4 * same >= seen
+        same += int((told & ~_differs(x, y, pair)).sum())
+    return 4 * same >= seen
 
 
 def exact(pair: Pair, thorough: tuple[Steps, Steps]) -> tuple[Parting | None, float]:
@@ -142,7 +143,7 @@ def exact(pair: Pair, thorough: tuple[Steps, Steps]) -> tuple[Parting | None, fl
         alike = np.isin(common, thorough[0]) == np.isin(common, thorough[1])
         small = np.array([pair.table == "gradient" and c.size <= _ALL_SEEN for c in pair.columns])
         known &= alike[:, None] | small
-    off = known & _differs(x, y, pair.unit)
+    off = known & _differs(x, y, pair)
     rows, unequal = np.flatnonzero(off.any(axis=1)), np.flatnonzero((known & (x != y)).any(axis=1))
     drift = float(common[unequal[0]]) if len(unequal) else math.inf
     if not len(rows):
@@ -235,12 +236,12 @@ def only_in(left: Table, right: Table) -> tuple[str, ...]:
     return tuple(name for name in left.names if name not in there)
 
 
-def _differs(x: Floats, y: Floats, unit: str) -> NDArray[np.bool_]:
+def _differs(x: Floats, y: Floats, pair: Pair) -> NDArray[np.bool_]:
     with np.errstate(invalid="ignore"):  # infinities of one sign are the same
         gap = np.where(x == y, 0.0, np.abs(x - y))
-        if unit.startswith("decades"):
+        if pair.unit.startswith("decades"):
             return np.asarray(gap > TOLERANCE)
-        if unit == "share":
+        if pair.unit == "share" or pair.quantity == "mean_share":
             return np.asarray(gap > SHARE_TOLERANCE)
         size = np.maximum(np.abs(x), np.abs(y))
         return np.asarray((gap > TOLERANCE * size) & (gap > 0) | np.isinf(gap))

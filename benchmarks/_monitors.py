@@ -1,0 +1,339 @@
+"""What watches a training in ``overhead.py``, and the process that trains under one watcher.
+
+``python benchmarks/_monitors.py NET MONITOR FOLDER`` takes orders, one JSON object a line, on
+standard input and answers each on standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from _nets import NETS, Net
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import gradmend
+from gradmend.engine.watching.schedule import FREE_SECONDS
+
+
+class Monitor:
+    """Watches nothing: a plain step."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
+        self.parameters = list(model.parameters())
+
+    def gradients(self) -> None:
+        """The gradients are there, the step is not yet made."""
+
+    def stepped(self, loss: Tensor, step: int) -> None:
+        """The step is over."""
+
+    def settle(self) -> None:
+        """Write what is queued; the clock is still running."""
+
+    def steady(self) -> None:
+        """What comes from now on is measured."""
+
+    def slept(self, seconds: float) -> None:
+        """The process was stopped for so long before the step that has just ended."""
+
+    def account(self) -> dict[str, Any]:
+        """What it says that it cost so far."""
+        return {}
+
+    def close(self) -> None:
+        """The training is over."""
+
+
+class ForeachNorm(Monitor):
+    """``torch._foreach_norm`` of all gradients, fetched at once."""
+
+    def gradients(self) -> None:
+        torch.stack(torch._foreach_norm([p.grad for p in self.parameters])).tolist()
+
+
+class ClipNorm(Monitor):
+    """``clip_grad_norm_``, and the norm fetched."""
+
+    def gradients(self) -> None:
+        nn.utils.clip_grad_norm_(self.parameters, 1e9).item()
+
+
+class NaiveItem(Monitor):
+    """Six statistics of every gradient, each fetched by ``.item()``."""
+
+    def gradients(self) -> None:
+        self.last = [
+            (
+                g.mean().item(),
+                g.std().item(),
+                g.min().item(),
+                g.max().item(),
+                g.norm().item(),
+                (g == 0).float().mean().item(),
+            )
+            for p in self.parameters
+            if (g := p.grad) is not None
+        ]
+
+
+class TensorBoard(Monitor):
+    """TensorBoard histograms of every gradient and weight at every step."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.named = list(model.named_parameters())
+        self.writer: Any = SummaryWriter(str(folder))
+        self.step = 0
+
+    def gradients(self) -> None:
+        for name, parameter in self.named:
+            self.writer.add_histogram(name, parameter, self.step)
+            self.writer.add_histogram(f"{name}.grad", parameter.grad, self.step)
+        self.step += 1
+
+    def settle(self) -> None:
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandbWatch(Monitor):
+    """``wandb.watch(log="all")``, offline; the loss is logged at every step."""
+
+    every = 1
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
+        import wandb
+
+        quiet = wandb.Settings(silent=True, console="off", x_disable_stats=True)
+        self.run = wandb.init(mode="offline", dir=str(folder), project="overhead", settings=quiet)
+        self.run.watch(model, log="all", log_freq=self.every)
+
+    def stepped(self, loss: Tensor, step: int) -> None:
+        self.run.log({"loss": loss.item()})
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class WandbWatch10(WandbWatch):
+    """The same at every tenth step."""
+
+    every = 10
+
+
+class Gradmend(Monitor):
+    """``gradmend.watch`` around the whole training."""
+
+    budget: str | float = "2%"
+    looks = True
+    to_disk = False
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
+        run = folder / "run" if self.to_disk else None
+        self.watch = gradmend.watch(
+            model, optimizer, run=run, budget=self.budget, looks=self.looks
+        ).__enter__()
+        self.schedule = self.watch.observer.schedule
+        self.times: Counter[str] = Counter()
+        took = self.schedule.took
+
+        def counted(name: str, step: int, seconds: float, *, once: bool = False) -> None:
+            self.times[name] += 1
+            took(name, step, seconds, once=once)
+
+        self.schedule.took = counted  # type: ignore[method-assign]
+
+    def steady(self) -> None:
+        """Take away the credit that every run has once, which would be spent in the first chunks.
+
+        Half the price of the next measurement stays: what a tier has at a random moment.
+        """
+        if self.schedule.budget == float("inf"):
+            return
+        for tier in self.schedule.tiers.values():
+            earned = tier.share * (FREE_SECONDS + self.schedule.budget * self.schedule.trained)
+            tier.spent = max(tier.spent, earned - tier.cost / 2)
+
+    def slept(self, seconds: float) -> None:
+        self.schedule.trained -= seconds
+
+    def account(self) -> dict[str, Any]:
+        run = self.watch.record.run
+        return {
+            "seconds": run.seconds,
+            "overhead": run.overhead_seconds,
+            "times": dict(self.times),
+            "spent": {name: tier.spent for name, tier in self.schedule.tiers.items()},
+        }
+
+    def close(self) -> None:
+        self.watch.close()
+        if self.watch.observer.failures:
+            raise RuntimeError(self.watch.observer.failures[0])
+
+
+def _gradmend(**settings: Any) -> type[Gradmend]:
+    return type("Gradmend", (Gradmend,), settings)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A monitor and how it is measured."""
+
+    title: str
+    monitor: type[Monitor]
+    turns: int = 1
+    """Chunks in a round."""
+    period: int = 1
+    """A round has so many steps, or a multiple: what is done now and then is then in it."""
+    package: str = ""
+    """What has to be installed."""
+    kernels: str = ""
+    """``GRADMEND_KERNELS``."""
+
+
+def _ours(title: str, *, period: int = 1, kernels: str = "", **settings: Any) -> Variant:
+    return Variant(title, _gradmend(**settings), turns=3, period=period, kernels=kernels)
+
+
+VARIANTS: dict[str, Variant] = {
+    "plain": Variant("plain step", Monitor),
+    "plain-again": Variant("a second plain training (noise)", Monitor),
+    "foreach-norm": Variant("`torch._foreach_norm`, fetched once", ForeachNorm),
+    "clip-norm": Variant("`clip_grad_norm_`, fetched", ClipNorm),
+    "naive-item": Variant("6 statistics a gradient, `.item()` each", NaiveItem),
+    "tensorboard": Variant("TensorBoard histograms", TensorBoard, package="tensorboard"),
+    "wandb-1": Variant('`wandb.watch(log="all", log_freq=1)`', WandbWatch, package="wandb"),
+    "wandb-10": Variant(
+        '`wandb.watch(log="all", log_freq=10)`', WandbWatch10, period=10, package="wandb"
+    ),
+    "gradmend": _ours("gradmend, as it comes (2%)"),
+    "gradmend-no-looks": _ours("gradmend, 2%, no looks", looks=False),
+    "gradmend-folder": _ours("gradmend, 2%, run folder", to_disk=True),
+    "gradmend-1%": _ours("gradmend, 1%", budget="1%"),
+    "gradmend-taps": _ours("gradmend, nothing due", budget=1e-9, looks=False),
+    "gradmend-torch": _ours("gradmend, 2%, without numba", kernels="torch"),
+    "gradmend-all": _ours("gradmend, everything, no looks", budget="all", looks=False, period=50),
+    "gradmend-all-folder": _ours(
+        "gradmend, everything, no looks, run folder",
+        budget="all",
+        looks=False,
+        to_disk=True,
+        period=50,
+    ),
+    "gradmend-all-looks": _ours("gradmend, everything, looks", budget="all", period=200),
+}
+
+
+class Training:
+    """One training under one monitor; its methods are the orders it takes."""
+
+    def __init__(self, build: Callable[[], Net], variant: Variant, folder: Path) -> None:
+        self.net = build()
+        self.folder, self.variant = folder, variant
+        self.optimizer = torch.optim.AdamW(self.net.model.parameters(), lr=1e-4, fused=True)
+        self.step, self.bytes, self.first = 0, 0, 0
+        self.monitor: Monitor | None = None
+        self.stopped = 0.0
+
+    def set_up(self, seconds: float) -> dict[str, Any]:
+        """Begin to watch, step once, then for so many seconds; tell how long each takes."""
+        began = time.perf_counter()
+        self.monitor = self.variant.monitor(self.net.model, self.optimizer, self.folder)
+        self._step(self.monitor)
+        first = time.perf_counter() - began
+        self._step(self.monitor)
+        began, steps = time.perf_counter(), 0
+        while steps < 2 or time.perf_counter() - began < seconds:
+            self._step(self.monitor)
+            steps += 1
+        usual = (time.perf_counter() - began) / steps
+        self.monitor.steady()
+        self.monitor.settle()
+        self.bytes, self.first = self._written(), self.step
+        self.stopped = time.perf_counter()
+        parameters = [p.numel() for p in self.net.model.parameters()]
+        return {
+            "setup": first,
+            "step": usual,
+            "parameters": sum(parameters),
+            "tensors": len(parameters),
+        }
+
+    def chunk(self, steps: int) -> dict[str, Any]:
+        """Train on, by the clock; one step before that warms the caches up again."""
+        monitor = self.monitor
+        assert monitor is not None
+        slept = time.perf_counter() - self.stopped
+        self._step(monitor)
+        monitor.slept(slept)
+        before = monitor.account()
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            self._step(monitor)
+        monitor.settle()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        self.stopped = time.perf_counter()
+        return {"wall": wall, "cpu": cpu, "before": before, "after": monitor.account()}
+
+    def end(self) -> dict[str, Any]:
+        """Stop; tell what it took in all."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert self.monitor is not None
+        self.monitor.close()
+        written = (self._written() - self.bytes) / (self.step - self.first)
+        return {"peak": peak / (1e6 if sys.platform == "darwin" else 1e3), "written": written}
+
+    def _step(self, monitor: Monitor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.net.loss(self.step)
+        loss.backward()  # type: ignore[no-untyped-call]
+        monitor.gradients()
+        self.optimizer.step()
+        monitor.stepped(loss, self.step)
+        self.step += 1
+
+    def _written(self) -> int:
+        return sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file())
+
+
+def main() -> None:
+    """Take orders until there are no more."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("net", choices=NETS)
+    parser.add_argument("variant", choices=VARIANTS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--small", action="store_true")
+    arguments = parser.parse_args()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not be taken for an answer
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    training = Training(
+        lambda: NETS[arguments.net](small=arguments.small),
+        VARIANTS[arguments.variant],
+        arguments.folder,
+    )
+    for line in sys.stdin:
+        order = json.loads(line)
+        answer = getattr(training, order.pop("do"))(**order)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""What watching costs, beside a plain step and other monitors: ``python3 dev.py bench overhead``.
+
+Every variant trains in a process of its own, from the first step to the last, and one process is
+awake at a time: a chunk of plain steps, a chunk of one variant, a chunk of plain steps, and so on,
+round after round. A ratio is a chunk's time a step over the mean of the plain chunks right before
+and right after it. Why not one process: hooks, threads, allocator and loaded libraries of one
+monitor would be felt by the others and by the plain steps; peak memory could not be told apart;
+and a watch that is opened for every chunk would never leave its first steps, while what a tier
+costs shows only over many. What one process would have over this is that all variants share the
+placement of memory; the second plain training shows how much that matters.
+
+The time in which gradmend's process stands still is taken out of its budget, and so is the credit
+that every run has once, so its chunks are those of a long run. Its dear tiers are rare: its rounds
+have three chunks, and the second table tells what ran how often. Where a tier has not run, the
+ratio lacks its share of the budget (a full look costs some twenty steps, so short benchmarks of
+slow nets have none). ``counted`` is the watch's own account of the same chunks; what it leaves out
+is the difference to the measured time.
+
+CPU time is that of the process and all its threads, and not of the second process that wandb
+has. Set-up is the first step with everything before it (libraries are loaded, kernels read from
+their cache, the model looked at), in no ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from _monitors import VARIANTS
+from _nets import NETS
+
+WARM = 2.0
+"""Seconds of training before anything is measured."""
+
+
+class Process:
+    """One training in a process of its own."""
+
+    def __init__(self, net: str, variant: str, folder: Path, small: bool) -> None:
+        folder.mkdir(parents=True)
+        env = dict(os.environ, OMP_NUM_THREADS="1", WANDB_MODE="offline", WANDB_SILENT="true")
+        env["WANDB_CONFIG_DIR"] = env["WANDB_CACHE_DIR"] = str(folder)
+        if VARIANTS[variant].kernels:
+            env["GRADMEND_KERNELS"] = VARIANTS[variant].kernels
+        worker = Path(__file__).with_name("_monitors.py")
+        command = [sys.executable, str(worker), net, variant, str(folder)]
+        self.said = (folder.parent / f"{variant}.txt").open("w+")
+        self.process = subprocess.Popen(
+            command + ["--small"] * small,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.said,
+            env=env,
+            text=True,
+        )
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Give an order and wait for the answer."""
+        pipes = self.process.stdin, self.process.stdout
+        assert pipes[0] is not None and pipes[1] is not None
+        try:
+            print(json.dumps({"do": do, **arguments}), file=pipes[0], flush=True)
+            return json.loads(pipes[1].readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            self.process.wait()
+            self.said.seek(0)
+            lines = self.said.read().split("\n")
+            raise RuntimeError(next((line for line in reversed(lines) if line), "?")) from None
+
+    def close(self) -> None:
+        """End the process."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process.wait()
+        self.said.close()
+
+
+@dataclass
+class Measured:
+    """One variant of one net."""
+
+    name: str
+    process: Process | None = None
+    failed: str = ""
+    steps: int = 1
+    facts: dict[str, Any] = field(default_factory=dict)
+    wall: list[float] = field(default_factory=list)
+    """Ratio of each round, and so below."""
+    cpu: list[float] = field(default_factory=list)
+    taken: list[dict[str, Any]] = field(default_factory=list)
+    """Every chunk."""
+    expected: dict[str, float] = field(default_factory=lambda: {"wall": 0.0, "cpu": 0.0})
+    """Seconds that all its chunks would have taken without a monitor."""
+
+    def total(self, clock: str) -> float:
+        """Ratio over all chunks: what is rare counts as often as it was."""
+        return sum(chunk[clock] for chunk in self.taken) / self.expected[clock]
+
+    def counted(self, quantity: str) -> float:
+        """What the watch booked in the measured chunks, summed."""
+        return sum(c["after"][quantity] - c["before"][quantity] for c in self.taken)
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
+    names = [name for name in VARIANTS if name != "plain"]
+    parser.add_argument("--nets", default=",".join(NETS), help="default: %(default)s")
+    parser.add_argument("--variants", default=",".join(names), help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a chunk, at least")
+    parser.add_argument("--quick", action="store_true", help="tiny nets, one short round")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.seconds = 1, 0.05
+    nets, variants = arguments.nets.split(","), arguments.variants.split(",")
+    for unknown in ({*nets} - {*NETS}) | ({*variants} - {*VARIANTS}):
+        parser.error(f"there is no {unknown}")
+    print(f"{facts()}\n{arguments.rounds} rounds of chunks of {arguments.seconds:g} s; {load()}.")
+    for net in nets:
+        bench(net, variants, arguments.rounds, arguments.seconds, small=arguments.quick)
+    print(f"\nAfterwards: {load()}.")
+
+
+def facts() -> str:
+    """The machine and the versions."""
+    packages = ("torch", "numpy", "numba", "wandb", "tensorboard")
+    found = [f"{p} {importlib.metadata.version(p)}" for p in packages if installed(p)]
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"{os.cpu_count()} cores, one thread, AdamW (fused); Python {python}, {', '.join(found)}"
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be imported."""
+    return importlib.util.find_spec(package) is not None
+
+
+def load() -> str:
+    """The load average, where there is one."""
+    return f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load not known"
+
+
+def bench(net: str, variants: Sequence[str], rounds: int, seconds: float, *, small: bool) -> None:
+    """All variants of one net, and its tables."""
+    plain = Measured("plain")
+    others = [Measured(name) for name in variants]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as base:
+        try:
+            for each in [plain, *others]:
+                begin(each, net, Path(base) / each.name, seconds, small=small)
+            if plain.failed:
+                raise SystemExit(f"overhead: the plain training of {net} failed: {plain.failed}")
+            alive = [each for each in others if not each.failed]
+            for _ in range(rounds):
+                one_round(plain, alive)
+            for each in [plain, *alive]:
+                assert each.process is not None
+                each.facts |= attempt(each, "end")
+        finally:
+            for each in [plain, *others]:
+                if each.process is not None:
+                    each.process.close()
+    show(net, plain, others)
+
+
+def begin(each: Measured, net: str, folder: Path, seconds: float, *, small: bool) -> None:
+    """Start a training and find how many steps a chunk of it has."""
+    variant = VARIANTS[each.name]
+    if variant.package and not installed(variant.package):
+        each.failed = "not installed"
+        return
+    each.process = Process(net, each.name, folder, small)
+    each.facts = attempt(each, "set_up", seconds=min(WARM, seconds))
+    if not each.failed:
+        least = math.ceil(variant.period / variant.turns)
+        each.steps = max(math.ceil(seconds / each.facts["step"]), least, 2)
+        if variant.turns == 1:
+            each.steps = math.ceil(each.steps / variant.period) * variant.period
+
+
+def attempt(each: Measured, do: str, **arguments: Any) -> dict[str, Any]:
+    """Give a training an order; a failure is kept."""
+    assert each.process is not None
+    try:
+        return each.process.ask(do, **arguments)
+    except RuntimeError as error:
+        each.failed = str(error)
+        return {}
+
+
+def one_round(plain: Measured, others: Sequence[Measured]) -> None:
+    """Every variant's chunks, each between two plain ones."""
+    before = attempt(plain, "chunk", steps=plain.steps)
+    for each in others:
+        usual: dict[str, list[float]] = {"wall": [], "cpu": []}
+        took: dict[str, list[float]] = {"wall": [], "cpu": []}
+        for _ in range(VARIANTS[each.name].turns):
+            if each.failed:
+                break
+            chunk = attempt(each, "chunk", steps=each.steps)
+            after = attempt(plain, "chunk", steps=plain.steps)
+            if not chunk:
+                break
+            each.taken.append(chunk)
+            for clock in ("wall", "cpu"):
+                step = (before[clock] + after[clock]) / 2 / plain.steps
+                usual[clock].append(step * each.steps)
+                took[clock].append(chunk[clock])
+                each.expected[clock] += step * each.steps
+            before = after
+            plain.taken.append(after)
+        if not each.failed:
+            each.wall.append(sum(took["wall"]) / sum(usual["wall"]))
+            each.cpu.append(sum(took["cpu"]) / sum(usual["cpu"]))
+
+
+def show(net: str, plain: Measured, others: Sequence[Measured]) -> None:
+    """Print one net's tables."""
+    size = plain.facts
+    steps = [chunk["wall"] / plain.steps * 1e3 for chunk in plain.taken]
+    print(
+        f"\n**{net}**: {size['parameters'] / 1e6:.2f} M parameters in {size['tensors']} tensors;"
+        f" a plain step takes {spread(steps, 1)} ms, its process {size['peak']:.0f} MB;"
+        f" its first step {size['setup']:.2f} s.\n\n"
+        "| variant | time (quartiles) | CPU time (quartiles) | over all chunks: time, CPU | counted"
+        " | steps | set-up, s | peak, MB more | on disk, KB/step |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    )
+    for each in others:
+        title = VARIANTS[each.name].title
+        if each.failed:
+            print(f"| {title} | {each.failed} | | | | | | | |")
+            continue
+        counted = ""
+        if each.taken[0]["after"]:
+            counted = f"{1 + each.counted('overhead') / each.counted('seconds'):.3f}"
+        print(
+            f"| {title} | {spread(each.wall)} | {spread(each.cpu)}"
+            f" | {each.total('wall'):.3f}, {each.total('cpu'):.3f} | {counted}"
+            f" | {each.steps * len(each.taken)} | {each.facts['setup']:.2f}"
+            f" | {each.facts['peak'] - size['peak']:.0f} | {each.facts['written'] / 1e3:.2f} |"
+        )
+        if each.name == "wandb-1":
+            rare = ((ratio - 1) / 1000 + 1 for ratio in (each.total("wall"), each.total("cpu")))
+            print("| the same, log_freq=1000 (derived) | | | {:.3f}, {:.3f} | | | | | |".format(*rare))
+    ours = [each for each in others if not each.failed and each.taken[0]["after"]]
+    if ours:
+        show_tiers(ours)
+
+
+def show_tiers(ours: Sequence[Measured]) -> None:
+    """Print what ran how often, and its share of the training's time."""
+    tiers = list(ours[0].taken[0]["after"]["spent"])
+    print(f"\n| how often, and percent of the time | {' | '.join(tiers)} | no tier's |")
+    print("| --- |" + " --- |" * (len(tiers) + 1))
+    for each in ours:
+        seconds, rest = each.counted("seconds"), each.counted("overhead")
+        cells = []
+        for tier in tiers:
+            ends = [(chunk["before"], chunk["after"]) for chunk in each.taken]
+            times = sum(b["times"].get(tier, 0) - a["times"].get(tier, 0) for a, b in ends)
+            spent = sum(b["spent"][tier] - a["spent"][tier] for a, b in ends)
+            rest -= spent
+            cells.append(f"{times} x, {100 * spent / seconds:.2f}" if times else "0")
+        cells.append(f"{100 * rest / seconds:.2f}")
+        print(f"| {VARIANTS[each.name].title} | {' | '.join(cells)} |")
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """Median and quartiles."""
+    low, middle, high = (
+        statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    )
+    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+if __name__ == "__main__":
+    main()
