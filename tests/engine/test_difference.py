@@ -187,9 +187,7 @@ def test_a_lasting_difference_between_seeds_is_found(since: int) -> None:
     assert found.first is not None
     assert (found.first.table, found.first.column) == ("gradient", "layers.0.weight")
     assert since - 20 <= found.first.step <= since + 20
-    assert difference(bad, good).first == replace(
-        found.first, a=found.first.b, b=found.first.a
-    )
+    assert difference(bad, good).first == replace(found.first, a=found.first.b, b=found.first.a)
 
 
 @pytest.mark.parametrize("seed", range(12))

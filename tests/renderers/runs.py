@@ -26,9 +26,7 @@ HOSTILE = (
 )
 
 
-def table(
-    name: str, columns: Sequence[Column], steps: Sequence[int], values: dict[str, Any]
-) -> Table:
+def table(name: str, columns: Sequence[Column], steps: Any, values: dict[str, Any]) -> Table:
     """A table; values broadcast to [rows, columns]."""
     shape = (len(steps), len(columns))
     filled = {
@@ -134,7 +132,7 @@ def run(
             },
         ),
     }
-    known = {
+    known: dict[str, Any] = {
         "name": "good",
         "command": "train.py --rate 1e-3",
         "models": ("Net",),

@@ -22,7 +22,7 @@ _spec.loader.exec_module(runs)
 
 def with_column(**given: Any) -> History:
     """A healthy run whose first parameter is as given; names are ``table__quantity``."""
-    history = runs.run()
+    history: History = runs.run()
     tables = dict(history.tables)
     for name in ("gradient", "update", "step"):
         values = {key: grid.copy() for key, grid in tables[name].values.items()}
@@ -101,4 +101,4 @@ def test_empty_histories_and_counts() -> None:
     assert counted(()) == {}
     assert counted((Fate.ZERO, Fate.APPLIED, Fate.ZERO)) == {Fate.APPLIED: 1, Fate.ZERO: 2}
     assert list(counted((Fate.ZERO, Fate.APPLIED))) == [Fate.APPLIED, Fate.ZERO]
-    assert set(fates(runs.run(0))) == {Fate.UNKNOWN}
+    assert set(fates(runs.run(0))) <= {Fate.UNKNOWN}

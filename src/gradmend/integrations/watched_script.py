@@ -112,7 +112,7 @@ class _Session:
         """At most three lines below the script's own traceback."""
         if self.watch is None or not self.watch.trained:
             return ""
-        from gradmend.renderers.run_text import post_mortem
+        from gradmend.renderers.run_closing import post_mortem
 
         self.watch.close(error)
         return post_mortem(self.watch.report(), folder=self._shown())
@@ -128,7 +128,7 @@ class _Session:
             return None
         report = self.watch.report()
         if outcome.how != "raised":
-            from gradmend.renderers.run_text import closing
+            from gradmend.renderers.run_closing import closing
 
             _say(closing(report, folder=self._shown(), colour=sys.stderr.isatty()).rstrip())
         return self._status(report)

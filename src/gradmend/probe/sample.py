@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-ENTRIES = 1 << 18
+from gradmend.probe.kernels import backend
+from gradmend.probe.kernels._table import FORMATS
+from gradmend.probe.slopes import Flags, Slope, judge, revive
+
+ENTRIES = 1 << 16
 """Entries of an output up to which all are measured."""
+
+_FORMATS = {kind: FORMATS[kind] for kind in (torch.float32, torch.bfloat16, torch.float16)}
+"""Those that the compiled kernel reads, as it calls them."""
+
+_NOBODY: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+_ANYTHING = (-math.inf, math.inf, -math.inf, math.inf)
 
 
 @dataclass(slots=True, eq=False)
@@ -30,9 +44,9 @@ class Measure:
     non_finite: int
     flat: float = math.nan
     """Share of flat entries, of an activation."""
-    dead: Tensor | None = None
-    """Units without a slope, bool [units], of an activation."""
-    norms: list[Tensor] = field(default_factory=list)
+    dead: Flags | None = None
+    """Units without a slope, of an activation."""
+    norms: list[float | Tensor] = field(default_factory=list)
     """|dL/d output| of each backward pass, shape []; filled by the hook, which holds this list
     and nothing else."""
 
@@ -78,18 +92,107 @@ def thin(x: Tensor, channel_dim: int, most: int = ENTRIES) -> Tensor:
     return x
 
 
-def measure(x: Tensor, channel_dim: int) -> Measure:
+def measure(x: Tensor, channel_dim: int, slope: Slope | None = None) -> Measure:
     """Statistics of an output.
 
     Args:
         x: A plain detached tensor, samples along dimension 0.
         channel_dim: Dimension of its units.
+        slope: Of the activation that returned it, where the slope can be told from that.
     """
     part = thin(x, channel_dim)
-    low, high = torch.aminmax(x)
+    compiled = _compiled() if x.is_cpu and x.dtype in _FORMATS and not x.is_neg() else None
+    if compiled is None:
+        found = _by_torch(part)
+    else:
+        found = _by_kernel(compiled.measure, part, x, channel_dim, slope)
+    if part is not x:
+        _look_at_all(found, x)
+    if found.non_finite:
+        found.energy = found.shared = found.largest = math.nan
+    if slope is not None and found.dead is None:
+        found.flat, found.dead = judge(x, part, slope, channel_dim)
+    return found
+
+
+def norm_of(grad: Tensor) -> float | Tensor:
+    """|gradient|, a number where it lies in this machine's memory, else of shape []."""
+    grad = grad.detach()
+    norm: Tensor
+    if grad.dtype == torch.float64:
+        top = grad.abs().amax()
+        top = torch.where((top > 0) & torch.isfinite(top), top, 1.0)
+        norm = torch.linalg.vector_norm(grad / top) * top
+    elif type(grad) is Tensor and grad.is_cpu and grad.dtype in _FORMATS and _lies_flat(grad):
+        compiled = _compiled()
+        if compiled is not None:
+            return float(compiled.norm(grad.data_ptr(), grad.numel(), _FORMATS[grad.dtype]))
+        norm = torch.linalg.vector_norm(grad, dtype=torch.float64)
+    else:
+        norm = torch.linalg.vector_norm(grad, dtype=_wide(grad))
+    return norm
+
+
+@functools.cache
+def _kernels() -> Any:
+    from gradmend.probe.kernels import _numba_outputs
+
+    return _numba_outputs
+
+
+def _compiled() -> Any:
+    """The compiled kernels, or None where torch's operations are used."""
+    return _kernels() if backend() == "numba" else None
+
+
+def _lies_flat(x: Tensor) -> bool:
+    return x.layout == torch.strided and x.is_contiguous() and not x.is_neg()
+
+
+def _by_kernel(
+    kernel: Callable[..., tuple[Any, ...]],
+    part: Tensor,
+    x: Tensor,
+    channel_dim: int,
+    slope: Slope | None,
+) -> Measure:
+    part = part.contiguous()
+    shape = part.shape
+    samples = shape[0] if shape else 1
+    alive, inner, bounds = _NOBODY, 1, _ANYTHING
+    judged = slope is not None and slope.bounds is not None and len(shape) > 0
+    if judged:
+        assert slope is not None and slope.bounds is not None
+        alive = np.zeros(shape[channel_dim], dtype=np.bool_)
+        inner = math.prod(shape[channel_dim % len(shape) + 1 :])
+        bounds = slope.bounds
+    energy, shared, largest, nonzero, bad, flat = kernel(
+        part.data_ptr(), part.numel(), _FORMATS[part.dtype], samples, inner, bounds, alive
+    )
+    found = Measure(
+        size=x.numel(),
+        count=part.numel(),
+        energy=energy,
+        shared=shared if samples > 1 else math.nan,
+        unit=1.0,
+        largest=largest,
+        nonzero=nonzero,
+        non_finite=bad,
+    )
+    if judged:
+        assert slope is not None
+        found.flat = flat / found.count
+        found.dead = _NOBODY if shape[channel_dim] != x.shape[channel_dim] else ~alive
+        if found.count != found.size:
+            revive(found.dead, x, slope, channel_dim)
+    return found
+
+
+def _by_torch(part: Tensor) -> Measure:
+    low, high = torch.aminmax(part)
     wide = part.to(_wide(part))
     unit = 1.0
-    if x.dtype == torch.float64:  # squares of these may leave the range
+    if part.dtype == torch.float64:  # squares of these may leave the range
         top = max(_numbers(low.abs(), high.abs()))
         if 0 < top < math.inf:
             unit = top
@@ -98,40 +201,34 @@ def measure(x: Tensor, channel_dim: int) -> Measure:
     flat = rows.view(-1)
     total = rows.sum(dim=0)
     found = _numbers(low, high, flat.dot(flat), total.dot(total), torch.count_nonzero(part))
-    largest = max(abs(found[0]), abs(found[1]))
-    if math.isnan(found[0]) or math.isnan(found[1]):
-        largest = math.nan
-    bad = 0 if math.isfinite(largest) else int((~torch.isfinite(x)).sum())
+    largest = _magnitude(found[0], found[1])
     return Measure(
-        size=x.numel(),
+        size=part.numel(),
         count=part.numel(),
-        energy=found[2] if not bad else math.nan,
-        shared=found[3] / len(rows) if len(rows) > 1 and not bad else math.nan,
+        energy=found[2],
+        shared=found[3] / len(rows) if len(rows) > 1 else math.nan,
         unit=unit,
-        largest=largest if not bad else math.nan,
+        largest=largest,
         nonzero=found[4],
-        non_finite=bad,
+        non_finite=0 if math.isfinite(largest) else int((~torch.isfinite(part)).sum()),
     )
 
 
+def _look_at_all(found: Measure, x: Tensor) -> None:
+    """Correct what is said of all entries, where only a part was measured."""
+    found.size = x.numel()
+    found.largest = _magnitude(*_numbers(*torch.aminmax(x)))
+    found.non_finite = 0 if math.isfinite(found.largest) else int((~torch.isfinite(x)).sum())
+
+
+def _magnitude(low: float, high: float) -> float:
+    return math.nan if math.isnan(low) or math.isnan(high) else max(abs(low), abs(high))
+
+
 def _numbers(*values: Tensor) -> list[float]:
-    if values[0].device.type == "cpu":
-        return [value.item() for value in values]
+    """Scalars as numbers, in one trip from the device."""
     found: list[float] = torch.stack([v.to(_wide(v)) for v in values]).tolist()
     return found
-
-
-def norm_of(grad: Tensor) -> Tensor:
-    """|gradient|, shape [], float64 where the device has it."""
-    grad = grad.detach()
-    norm: Tensor
-    if grad.dtype == torch.float64:
-        top = grad.abs().amax()
-        top = torch.where((top > 0) & torch.isfinite(top), top, 1.0)
-        norm = torch.linalg.vector_norm(grad / top) * top
-    else:
-        norm = torch.linalg.vector_norm(grad, dtype=_wide(grad))
-    return norm
 
 
 def merged(measures: Sequence[Measure]) -> dict[str, float]:
@@ -140,35 +237,52 @@ def merged(measures: Sequence[Measure]) -> dict[str, float]:
     Energies and counts of the calls are added, so a call counts by its entries. Where an entry
     is not finite, its call counts as unknown: root mean square and largest value are NaN.
     """
-    count = sum(m.count for m in measures)
-    unit = max(m.unit for m in measures)
-    energy = math.fsum(m.energy * (m.unit / unit) ** 2 for m in measures)
+    m = measures[0] if len(measures) == 1 else _together(measures)
     spread = math.nan
-    several = [m for m in measures if not math.isnan(m.shared)]
-    if several:
-        total = math.fsum(m.energy * (m.unit / unit) ** 2 for m in several)
-        shared = math.fsum(m.shared * (m.unit / unit) ** 2 for m in several)
-        spread = min(1.0, max(0.0, 1 - shared / total)) if total > 0 else math.nan
-    flats = [(m.flat, m.count) for m in measures if not math.isnan(m.flat)]
-    heard = [(float(norm), m.size) for m in measures for norm in m.norms]
-    top = max((norm for norm, _ in heard), default=math.nan)
-    grad = math.nan
-    if heard:
-        safe = top if 0 < top < math.inf else 1.0
-        square = math.fsum((norm / safe) ** 2 for norm, _ in heard) / sum(n for _, n in heard)
-        grad = log10(math.sqrt(square)) + math.log10(safe)
-    bad = sum(m.non_finite for m in measures)
+    # A call of a single sample has no spread, and no part in it.
+    several = [part for part in measures if not math.isnan(part.shared)]
+    total = math.fsum(part.energy * (part.unit / m.unit) ** 2 for part in several)
+    if total > 0:
+        shared = math.fsum(part.shared * (part.unit / m.unit) ** 2 for part in several)
+        spread = min(1.0, max(0.0, 1 - shared / total))
     return {
-        "log10_rms": log10(math.sqrt(energy / count)) + math.log10(unit),
-        "log10_max": math.nan if bad else log10(max(m.largest for m in measures)),
+        "log10_rms": log10(math.sqrt(m.energy / m.count)) + math.log10(m.unit),
+        "log10_max": log10(m.largest),
         "spread_share": spread,
-        "zero_share": 1 - math.fsum(m.nonzero for m in measures) / count,
-        "non_finite": float(bad),
-        "flat_share": sum(f * n for f, n in flats) / sum(n for _, n in flats)
-        if flats
-        else math.nan,
-        "log10_grad": grad,
+        "zero_share": 1 - m.nonzero / m.count,
+        "non_finite": float(m.non_finite),
+        "flat_share": m.flat,
+        "log10_grad": _log10_grad(measures),
     }
+
+
+def _together(measures: Sequence[Measure]) -> Measure:
+    """Several calls as one; not their gradients, units and shared energies."""
+    unit = max(m.unit for m in measures)
+    bad = sum(m.non_finite for m in measures)
+    flats = [(m.flat, m.count) for m in measures if not math.isnan(m.flat)]
+    return Measure(
+        size=sum(m.size for m in measures),
+        count=sum(m.count for m in measures),
+        energy=math.fsum(m.energy * (m.unit / unit) ** 2 for m in measures),
+        shared=math.nan,
+        unit=unit,
+        largest=math.nan if bad else max(m.largest for m in measures),
+        nonzero=math.fsum(m.nonzero for m in measures),
+        non_finite=bad,
+        flat=sum(f * n for f, n in flats) / sum(n for _, n in flats) if flats else math.nan,
+    )
+
+
+def _log10_grad(measures: Sequence[Measure]) -> float:
+    """log10 of the root mean square gradient by an entry, over all calls and backward passes."""
+    heard = [(float(norm), m.size) for m in measures for norm in m.norms]
+    if not heard:
+        return math.nan
+    top = max(norm for norm, _ in heard)
+    safe = top if 0 < top < math.inf else 1.0
+    square = math.fsum((norm / safe) ** 2 for norm, _ in heard) / sum(n for _, n in heard)
+    return log10(math.sqrt(square)) + math.log10(safe)
 
 
 def log10(value: float) -> float:

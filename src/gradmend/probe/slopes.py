@@ -7,11 +7,13 @@ is zero here exactly where the real backward pass multiplies with zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gradmend.theory.activations import activation
@@ -26,6 +28,9 @@ than this beyond |x| = 7.6, the sigmoid's beyond 15."""
 MOST_UNITS = 1 << 16
 """Units of one activation whose death is followed, at most."""
 
+Flags = NDArray[np.bool_]
+"""Of units, shape [units]."""
+
 _aten = torch.ops.aten
 
 
@@ -39,6 +44,9 @@ class Slope:
     """phi' at a tensor, same shape."""
     of_output: bool = False
     """Whether ``of`` takes what the activation returned instead of what it was fed."""
+    bounds: tuple[float, float, float, float] | None = None
+    """Flat is what the activation returned at or beyond the first two, and without slope at or
+    beyond the others; NaN bounds nothing. None where that does not tell."""
 
 
 def _ones(x: Tensor) -> Tensor:
@@ -56,12 +64,12 @@ def slope_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Slope
     Returns:
         None where the function is no elementwise activation with a known slope.
     """
+    if name in _SLOPES:
+        return _SLOPES[name]
 
     def get(place: int, key: str, default: Any) -> Any:
         return args[place] if len(args) > place else kwargs.get(key, default)
 
-    if name in _SLOPES:
-        return _SLOPES[name]
     if name == "leaky_relu":
         a = float(get(1, "negative_slope", 0.01))
         return Slope(name, max(1.0, abs(a)), lambda x: torch.where(x > 0, _ones(x), a * _ones(x)))
@@ -130,11 +138,24 @@ _FIXED: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "log_sigmoid": ("logsigmoid", lambda x: (-x).sigmoid()),
 }
 
+def _bounds(name: str) -> tuple[float, float, float, float] | None:
+    """Solutions for y of slope = share of the steepest."""
+    if name == "relu":
+        return 0.0, math.nan, 0.0, math.nan
+    if name == "tanh":  # 1 - y^2
+        flat, dead = math.sqrt(1 - FLAT), math.sqrt(1 - DEAD)
+        return -flat, flat, -dead, dead
+    if name == "sigmoid":  # y (1 - y), steepest 1/4
+        flat, dead = (share / 4 / (0.5 + math.sqrt(1 - share) / 2) for share in (FLAT, DEAD))
+        return flat, 1 - flat, dead, 1 - dead
+    return None
+
+
 _OF_OUTPUT = frozenset({"relu", "sigmoid", "tanh"})
 """These need not be computed twice; their derivatives in torch read the output as well."""
 
 _SLOPES = {
-    name: Slope(known, activation(known).max_slope, of, known in _OF_OUTPUT)
+    name: Slope(known, activation(known).max_slope, of, known in _OF_OUTPUT, _bounds(known))
     for name, (known, of) in _FIXED.items()
 }
 
@@ -148,17 +169,17 @@ class DeadUnits:
     """
 
     window: int = 8
-    _now: dict[str, tuple[int, Tensor]] = field(default_factory=dict)
-    _before: dict[str, Tensor] = field(default_factory=dict)
+    _now: dict[Hashable, tuple[int, Flags]] = field(default_factory=dict)
+    _before: dict[Hashable, Flags] = field(default_factory=dict)
 
-    def add(self, name: str, dead: Tensor) -> None:
+    def add(self, name: Hashable, dead: Flags) -> None:
         """Take in one batch.
 
         Args:
             name: The activation.
-            dead: Whether each unit had no slope on any sample of the batch, bool [units].
+            dead: Whether each unit had no slope on any sample of the batch.
         """
-        if dead.numel() > MOST_UNITS:
+        if dead.size > MOST_UNITS:
             return
         count, held = self._now.get(name, (0, dead))
         if held.shape != dead.shape:  # another layer by the same name, or another input size
@@ -169,17 +190,17 @@ class DeadUnits:
             count, held = 0, dead
         self._now[name] = (count + 1, held & dead)
 
-    def share(self, name: str) -> float:
+    def share(self, name: Hashable) -> float:
         """Share of units dead so far; NaN for an activation never seen."""
         if name not in self._now:
             return math.nan
         dead = self._now[name][1]
         if name in self._before:
             dead = dead & self._before[name]
-        return float(dead.double().mean())
+        return int(np.count_nonzero(dead)) / dead.size
 
 
-def judge(x: Tensor, part: Tensor, slope: Slope, dim: int) -> tuple[float, Tensor]:
+def judge(x: Tensor, part: Tensor, slope: Slope, dim: int) -> tuple[float, Flags]:
     """Share of flat entries in a part of a tensor, and which units are dead in all of it.
 
     A unit is dead if it has no slope on any entry. The part tells which units live; only the
@@ -192,20 +213,35 @@ def judge(x: Tensor, part: Tensor, slope: Slope, dim: int) -> tuple[float, Tenso
         dim: The dimension of the units.
 
     Returns:
-        The share, and flags [units] on the CPU; none where ``part`` does not hold all units.
+        The share, and flags; none where ``part`` does not hold all units.
     """
     steep = slope.of(part).abs()
     flat = int(torch.count_nonzero(steep < FLAT * slope.steepest)) / steep.numel()
-    units = x.shape[dim]
-    if part.shape[dim] != units:
-        return flat, torch.zeros(0, dtype=torch.bool)
-    dead = (_most(steep, dim) < DEAD * slope.steepest).cpu()
-    if part is not x and bool(dead.any()):
-        few = max(1, (1 << 20) * units // x.numel())
-        for suspects in torch.split(dead.nonzero()[:, 0], few):
-            whole = slope.of(x.index_select(dim, suspects.to(x.device))).abs()
-            dead[suspects] = (_most(whole, dim) < DEAD * slope.steepest).cpu()
+    if part.shape[dim] != x.shape[dim]:
+        return flat, np.zeros(0, dtype=np.bool_)
+    dead = (_most(steep, dim) < DEAD * slope.steepest).cpu().numpy()
+    if part is not x:
+        revive(dead, x, slope, dim)
     return flat, dead
+
+
+def revive(dead: Flags, x: Tensor, slope: Slope, dim: int) -> None:
+    """Clear the flags of units that a part of a tensor showed dead and all of it does not.
+
+    Args:
+        dead: By a part of ``x``; changed.
+        x: As for :func:`judge`.
+        slope: The activation's.
+        dim: The dimension of the units.
+    """
+    suspects = np.flatnonzero(dead)
+    if not suspects.size:
+        return
+    few = max(1, (1 << 20) * x.shape[dim] // x.numel())
+    for start in range(0, suspects.size, few):
+        some = suspects[start : start + few]
+        whole = slope.of(x.index_select(dim, torch.from_numpy(some).to(x.device))).abs()
+        dead[some] = (_most(whole, dim) < DEAD * slope.steepest).cpu().numpy()
 
 
 def _most(steep: Tensor, dim: int) -> Tensor:

@@ -83,12 +83,9 @@ def note_construction(module: nn.Module) -> None:
 def _construction_line(module: nn.Module) -> str | None:
     """The line that called the module's constructor, past its own ``__init__`` frames."""
     frame: FrameType | None = sys._getframe(1)
-    while frame and frame.f_locals.get("self") is not module:  # past those who are noting
+    while frame and _is_ours(frame.f_code.co_filename):  # those who are noting
         frame = frame.f_back
-    while frame and (
-        _is_ours(frame.f_code.co_filename)
-        or (frame.f_code.co_name == "__init__" and frame.f_locals.get("self") is module)
-    ):
+    while frame and frame.f_code.co_name == "__init__" and frame.f_locals.get("self") is module:
         frame = frame.f_back
     while frame and not _is_users(frame.f_code.co_filename):
         if _is_ours(frame.f_code.co_filename):

@@ -250,7 +250,8 @@ class RunFacts:
     overhead_seconds: float = 0.0
     """What watching took while training, measured."""
     setup_seconds: float = 0.0
-    """What it took once, at the first step: compiling kernels and a first full look."""
+    """What it took once: compiling kernels, a full look at the first step, and up to two more
+    when something began to go wrong."""
     budget: float = 0.02
     """Share of the run's time that watching may take."""
     python: str = ""

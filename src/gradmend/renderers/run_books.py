@@ -75,7 +75,7 @@ def step_books(history: History, optimizer: int) -> StepBooks | None:
 def _weights(history: History, optimizer: int, step: int) -> tuple[float, float]:
     """log10 |weights|, and the share of weight decay in their change."""
     updates = history["update"]
-    rows = np.flatnonzero(updates.steps == step)
+    rows = np.flatnonzero(updates.steps <= step)
     mine = [
         at
         for at, column in enumerate(updates.columns)

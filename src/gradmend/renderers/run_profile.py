@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from gradmend.records.history import Column, Floats, History
 from gradmend.theory.fates import NONE, SICK
 
 MOST_ROWS = 24
+FEWEST_STRETCHES = 4
+"""Rows that a stack too long to be opened must get, to be told in stretches at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,8 @@ class Layer:
 def layers(history: History, limit: int = MOST_ROWS) -> list[Layer]:
     """The run over depth in forward order, in at most ``limit`` rows.
 
-    Modules share a row with those of one container (a transformer's block) where there are too
-    many, and neighbours share one where there are too many containers.
+    Where there are too many, modules share a row with those of their container (a transformer's
+    block), and neighbours share one in a stack too long for that.
     """
     gradient, updates, outputs = history["gradient"], history["update"], history["output"]
     order = sorted(range(len(gradient.columns)), key=lambda at: _place(gradient.columns[at], at))
@@ -87,25 +90,63 @@ def _place(column: Column, at: int) -> tuple[int, int]:
 
 
 def _parted(modules: Sequence[str], limit: int) -> list[tuple[str, tuple[str, ...]]]:
-    """(name, modules) of each row."""
-    deepest = max((module.count(".") + 1 for module in modules), default=1)
+    """(name, modules) of each row: containers, opened while there is room.
+
+    Like containers (the blocks of one stack) are opened all or none. A stack that is too long to
+    be opened is told in stretches of neighbours.
+    """
+    rows = _inside("", modules)
+    if len(rows) > limit:
+        return _stretches(rows, limit)
+    cohorts = [[row] for row in rows]
+    shut = [len(cohort[0][1]) < 2 for cohort in cohorts]
+    while not all(shut):
+        at = max(
+            (k for k, closed in enumerate(shut) if not closed),
+            key=lambda k: sum(len(members) for _, members in cohorts[k]),
+        )
+        children = [child for name, members in cohorts[at] for child in _inside(name, members)]
+        room = limit - sum(map(len, cohorts)) + len(cohorts[at])
+        if len(children) > room and len(cohorts[at]) == 1 and room >= FEWEST_STRETCHES:
+            children = _stretches(children, room)
+            shut[at] = True
+        elif len(children) > room:
+            shut[at] = True
+            continue
+        else:
+            shut[at] = children == cohorts[at]
+        cohorts[at] = children
+    return [row for cohort in cohorts for row in cohort]
+
+
+def _inside(name: str, members: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """The members of a container, by the next part of their path."""
+    depth = name.count(".") + 2 if name else 1
     groups: dict[str, list[str]] = {}
-    for depth in range(deepest, 0, -1):
-        groups = {}
-        for module in modules:
-            groups.setdefault(".".join(module.split(".")[:depth]), []).append(module)
-        if len(groups) <= limit:
-            return [(name, tuple(inside)) for name, inside in groups.items()]
-    names = list(groups)
-    parts = [list(part) for part in np.array_split(np.array(names, dtype=object), limit)]
+    for module in members:
+        groups.setdefault(".".join(module.split(".")[:depth]), []).append(module)
+    return [(path, tuple(inside)) for path, inside in groups.items()]
+
+
+def _stretches(
+    rows: Sequence[tuple[str, tuple[str, ...]]], count: int
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Neighbours put together, into so many rows."""
+    edges = np.linspace(0, len(rows), count + 1).round().astype(int)
+    parts = [rows[begin:end] for begin, end in pairwise(edges)]
     return [
-        (_span(part[0], part[-1]), tuple(module for name in part for module in groups[name]))
+        (_span(part[0][0], part[-1][0]), tuple(module for _, inside in part for module in inside))
         for part in parts
+        if part
     ]
 
 
 def _span(first: str, last: str) -> str:
-    return first if first == last else f"{first} .. {last}"
+    """``layers.0 .. 4``: the parents that both share are told once."""
+    if first == last:
+        return first
+    parents, _, name = last.rpartition(".")
+    return f"{first} .. {name if parents == first.rpartition('.')[0] else last}"
 
 
 def _owners(outputs: Sequence[Column], modules: Sequence[str]) -> list[str]:

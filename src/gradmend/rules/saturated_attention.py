@@ -36,7 +36,7 @@ class Limits:
 @rule(
     code="ATT222",
     limits=Limits,
-    fires_on=[Case.of("attention", scale=40.0)],
+    fires_on=[Case.of("attention", scale=80.0)],
     silent_on=[Case.of("attention"), Case.of("post_norm_transformer", norm_first=True)],
 )
 def saturated_attention(history: History, limits: Limits) -> Iterator[Finding]:

@@ -33,7 +33,7 @@ class Limits:
 @rule(
     code="OPT224",
     limits=Limits,
-    fires_on=[Case.of("bad_batch", size=40.0, every=17)],
+    fires_on=[Case.of("bad_batch", size=50.0, every=20)],
     silent_on=[
         Case.of("bad_batch", size=20.0),
         Case.of("noisy_rewards"),

@@ -34,7 +34,7 @@ from gradmend.probe.roster import Roster
 from gradmend.probe.source import calling_line
 from gradmend.probe.taps import Listener
 from gradmend.probe.wiring import loss_graph
-from gradmend.records.history import QUANTITIES, Event
+from gradmend.records.history import QUANTITIES, Event, RunFacts
 
 PULSE = 4096
 """Entries of each gradient that the cheapest tier looks at; the places move from step to step."""
@@ -167,31 +167,45 @@ class Observer(Listener):
         first = self._last_end is None
         self._after_iteration(self.step)
         for name, seconds in self._cost.items():
-            self.schedule.took(name, self.step, seconds, once=first)
+            free = self.schedule.is_free(name)
+            self.schedule.took(name, self.step, seconds, once=first or free)
+            if free and not first:
+                self.own_seconds, self.setup_seconds = (
+                    self.own_seconds - seconds,
+                    self.setup_seconds + seconds,
+                )
         self.step += 1
         if first:  # kernels were compiled, and the model looked at: not what a step costs
             self.setup_seconds, self.own_seconds = self.own_seconds, 0.0
-        self.record.run = replace(
+        self.schedule.base = self.own_seconds - self.schedule.spent
+        if self.record.due():
+            self.record.run = self.run_so_far()
+            self.record.flush()
+        self._clear()
+        self._last_end, self._own_at_end = time.perf_counter(), self.own_seconds
+
+    def _row(self, table: str) -> Row:
+        if table not in self._rows:
+            names = QUANTITIES[table]
+            block = np.full((len(names), self._width(table)), np.nan)
+            self._rows[table] = dict(zip(names, block, strict=True))
+        return self._rows[table]
+
+    def run_so_far(self) -> RunFacts:
+        """The run's circumstances as they are now."""
+        return replace(
             self.record.run,
             steps=self.step,
             seconds=self.schedule.trained,
             overhead_seconds=self.own_seconds,
             setup_seconds=self.setup_seconds,
         )
-        self.record.flush()
-        self._clear()
-        self._last_end, self._own_at_end = time.perf_counter(), self.own_seconds
-
-    def _row(self, table: str) -> Row:
-        if table not in self._rows:
-            count = len(self.roster.optimizers if table == "step" else self.roster.columns)
-            self._rows[table] = {q: np.full(count, np.nan) for q in QUANTITIES[table]}
-        return self._rows[table]
 
     def finish(self) -> None:
         """The training is over: write what is left of the last iteration."""
         if self._stepped:
             self._end_iteration()
+        self.record.run = self.run_so_far()
 
     # ---- who is there
 
@@ -213,8 +227,8 @@ class Observer(Listener):
                 self._optimizers.append(optimizer)
             if self.roster.refresh(self._optimizers, self.step) or known is None:
                 for table in ("gradient", "update"):
-                    self.record.columns(table, self.roster.columns, self.step)
-                self.record.columns("step", self.roster.optimizers, self.step)
+                    self.record.columns(table, self.roster.columns)
+                self.record.columns("step", self.roster.optimizers)
                 for table, row in self._rows.items():
                     self._rows[table] = _widened(row, self._width(table))
             parameters = [p for group in optimizer.param_groups for p in group["params"]]

@@ -58,8 +58,9 @@ class _Rows:
     def append(self, step: int, values: Mapping[str, NDArray[np.floating]]) -> None:
         row = np.full((len(self.quantities), len(self.columns)), np.nan, dtype=np.float32)
         for at, name in enumerate(self.quantities):
-            if name in values:
-                row[at, : len(values[name])] = values[name]
+            known = values.get(name)
+            if known is not None:
+                row[at, : len(known)] = known
         share = MOST_NUMBERS // max(1, row.size)
         if len(self.first) < min(FIRST, max(4, share // 7)):
             self.first.append((step, row))

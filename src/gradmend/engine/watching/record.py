@@ -40,16 +40,16 @@ class Record:
         writer = RunWriter.create(folder, self.run, rank=self.run.rank)
         for name, rows in self.recent.tables.items():
             if rows.columns:
-                writer.columns(name, rows.columns, at=self.run.steps)
+                writer.columns(name, rows.columns, at=0)
         for event in self.recent.events:
             writer.event(event)
         self.writer = writer
 
-    def columns(self, table: str, columns: Sequence[Column], at: int) -> None:
-        """Declare a table's columns as they are from step ``at`` on."""
+    def columns(self, table: str, columns: Sequence[Column]) -> None:
+        """Declare all of a table's columns, as they are now."""
         self.recent.columns(table, columns)
         if self.writer is not None:
-            self.writer.columns(table, columns, at=at)
+            self.writer.columns(table, columns, at=0)
 
     def append(self, table: str, step: int, values: Mapping[str, NDArray[np.floating]]) -> None:
         """Add one row."""
@@ -73,9 +73,13 @@ class Record:
         if all(e.text != text for e in self.recent.events if e.kind == "note"):
             self.event(Event(step=step, kind="note", where=where, text=text))
 
-    def flush(self, *, force: bool = False) -> None:
-        """Make everything so far durable, if it is time."""
-        if self.writer is None or not (force or self.writer.due()):
+    def due(self) -> bool:
+        """Whether it is time to make what was measured durable."""
+        return self.writer is not None and self.writer.due()
+
+    def flush(self) -> None:
+        """Make everything so far durable."""
+        if self.writer is None:
             return
         try:
             self.writer.state(self.run)
@@ -96,7 +100,7 @@ class Record:
 
     def close(self) -> None:
         """Write what is left and let go of the folder."""
-        self.flush(force=True)
+        self.flush()
         self.drop()
 
     def history(self) -> History:

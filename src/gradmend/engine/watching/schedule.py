@@ -43,7 +43,10 @@ class Schedule:
         self.trained = 0.0
         """Seconds of training, our own excluded."""
         self.steps = 0
+        self.base = 0.0
+        """Seconds that listening itself took, in no tier: the budget pays for it first."""
         self._urgent: set[str] = set()
+        self._free: set[str] = set()
 
     @property
     def spent(self) -> float:
@@ -69,7 +72,8 @@ class Schedule:
         if self.budget == float("inf"):
             return float("inf")
         tier = self.tiers[name]
-        return tier.share * (FREE_SECONDS + self.budget * self.trained) - tier.spent
+        paid = max(0.0, self.budget * self.trained - self.base)
+        return tier.share * (FREE_SECONDS + paid) - tier.spent
 
     def _price(self, tier: Tier) -> float:
         if tier.cost or not self.steps:
@@ -84,11 +88,22 @@ class Schedule:
         tier.cost = seconds if not tier.cost else min(seconds, 0.7 * tier.cost + 0.3 * seconds)
         tier.last = step
         self._urgent.discard(name)
+        self._free.discard(name)
 
     def hurry(self, *names: str) -> None:
-        """Something happened: measure at the next step, on a credit of :data:`FREE_SECONDS`."""
+        """Something happened: measure at the next step, if :data:`FREE_SECONDS` pay for it."""
         self._urgent.update(
             name
             for name in names
-            if self.credit(name) + FREE_SECONDS >= self._price(self.tiers[name])
+            if self.credit(name) + FREE_SECONDS * self.tiers[name].share
+            >= self._price(self.tiers[name])
         )
+
+    def once(self, name: str) -> None:
+        """Measure at the next step, whatever it costs: the caller counts how often."""
+        self._urgent.add(name)
+        self._free.add(name)
+
+    def is_free(self, name: str) -> bool:
+        """Whether the next measurement of a tier is one that no credit pays for."""
+        return name in self._free

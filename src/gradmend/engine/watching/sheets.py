@@ -80,7 +80,7 @@ class Sheets:
                     since=step,
                 )
         if len(columns) != before:
-            self.record.columns(table, list(columns.values()), step)
+            self.record.columns(table, list(columns.values()))
         values = {
             quantity: np.array([rows.get(n, {}).get(quantity, np.nan) for n in columns])
             for quantity in QUANTITIES[table]

@@ -38,8 +38,9 @@ from gradmend.store.writer import RunWriter
 
 DEAD_STATUS = 3
 """Exit status of a run that ``stop_when_dead`` ended."""
-MOST_URGENT_LOOKS = 4
-"""Full looks of a run that a finding may call for, beyond those the budget pays."""
+MOST_URGENT_LOOKS = 2
+"""Full looks of a run that a finding may call for, beyond those the budget pays; their cost is
+told apart, with what the first step took once."""
 
 _open: weakref.WeakSet[Record] = weakref.WeakSet()
 
@@ -213,6 +214,8 @@ class Watch:
 
     def history(self) -> History:
         """What is known of the run so far."""
+        if not self.closed:
+            self.record.run = self.observer.run_so_far()
         return self.record.history()
 
     def report(self) -> Report:
@@ -231,7 +234,7 @@ class Watch:
                     self.observer.schedule.hurry("rows", "outputs")
                     if self._wants_looks and self._urgent_looks < MOST_URGENT_LOOKS:
                         self._urgent_looks += 1
-                        self.observer.schedule.hurry("looks")
+                        self.observer.schedule.once("looks")
             if self._stop_when_dead:
                 why = why_dead(self.history())
                 if why is not None:
