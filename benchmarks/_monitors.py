@@ -46,7 +46,7 @@ class Monitor:
         """What comes from now on is measured."""
 
     def slept(self, seconds: float) -> None:
-        """The process was stopped for so long before the step that has just ended."""
+        """The process was stopped for so long before the step that comes."""
 
     def account(self) -> dict[str, Any]:
         """What it says that it cost so far."""
@@ -165,15 +165,19 @@ class Gradmend(Monitor):
         """
         if self.schedule.budget == float("inf"):
             return
-        for tier in self.schedule.tiers.values():
-            earned = tier.share * (FREE_SECONDS + self.schedule.budget * self.schedule.trained)
-            tier.spent = max(tier.spent, earned - tier.cost / 2)
+        for name, tier in self.schedule.tiers.items():
+            extra = max(0.0, self.schedule.credit(name) - tier.cost / 2)
+            tier.spent += extra
+            self.watch.observer.own_seconds += extra
 
     def slept(self, seconds: float) -> None:
-        self.schedule.trained -= seconds
+        """Take the time out of what the watch believes to be training, which fills its budget."""
+        last = self.watch.observer._last_end
+        assert last is not None
+        self.watch.observer._last_end = last + seconds
 
     def account(self) -> dict[str, Any]:
-        run = self.watch.record.run
+        run = self.watch.history().run
         return {
             "seconds": run.seconds,
             "overhead": run.overhead_seconds,
@@ -279,9 +283,8 @@ class Training:
         """Train on, by the clock; one step before that warms the caches up again."""
         monitor = self.monitor
         assert monitor is not None
-        slept = time.perf_counter() - self.stopped
+        monitor.slept(time.perf_counter() - self.stopped)
         self._step(monitor)
-        monitor.slept(slept)
         before = monitor.account()
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(steps):

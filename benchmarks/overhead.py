@@ -116,16 +116,18 @@ class Measured:
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
-    names = [name for name in VARIANTS if name != "plain"]
-    parser.add_argument("--nets", default=",".join(NETS), help="default: %(default)s")
-    parser.add_argument("--variants", default=",".join(names), help="default: %(default)s")
+    parser.add_argument("--nets", help=f"default: {','.join(NETS)}; --quick: mlp")
+    parser.add_argument("--variants", help=f"default: all of {', '.join(VARIANTS)}")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a chunk, at least")
-    parser.add_argument("--quick", action="store_true", help="tiny nets, one short round")
+    parser.add_argument("--quick", action="store_true", help="one tiny net, few variants, one short round")
     arguments = parser.parse_args()
+    nets, variants = list(NETS), [name for name in VARIANTS if name != "plain"]
     if arguments.quick:
         arguments.rounds, arguments.seconds = 1, 0.05
-    nets, variants = arguments.nets.split(","), arguments.variants.split(",")
+        nets, variants = ["mlp"], ["plain-again", "foreach-norm", "gradmend", "gradmend-all"]
+    nets = arguments.nets.split(",") if arguments.nets else nets
+    variants = arguments.variants.split(",") if arguments.variants else variants
     for unknown in ({*nets} - {*NETS}) | ({*variants} - {*VARIANTS}):
         parser.error(f"there is no {unknown}")
     print(f"{facts()}\n{arguments.rounds} rounds of chunks of {arguments.seconds:g} s; {load()}.")

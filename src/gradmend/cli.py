@@ -219,11 +219,14 @@ def diff(
     from gradmend.renderers.difference_text import difference_text
     from gradmend.store.reader import open_run
 
-    found = difference(open_run(good).history(), open_run(bad).history())
+    found = difference(*(open_run(run).history(most_rows=4096) for run in (good, bad)))
     if as_json:
         print(json.dumps(to_plain(found)))
     else:
-        print(difference_text(found, names=(str(good), str(bad))), end="")
+        console = Console()
+        names = (str(good), str(bad))
+        text = difference_text(found, names, width=console.width, colour=console.is_terminal)
+        print(text, end="")
     return 0
 
 
@@ -237,11 +240,15 @@ def ls(
 ) -> int:
     """List the runs of a folder."""
     del traceback  # unused: main reads it before anything can go wrong
-    from gradmend.renderers.run_list import run_list
+    from gradmend.renderers.run_list import run_list, run_list_plain
     from gradmend.store.folders import list_runs
 
     runs = list_runs(folder)
-    print(json.dumps(to_plain(runs)) if as_json else run_list(runs), end="\n" if as_json else "")
+    if as_json:
+        print(json.dumps(run_list_plain(runs)))
+    else:
+        console = Console()
+        print(run_list(runs, width=console.width, colour=console.is_terminal), end="")
     return 0
 
 

@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from gradmend.engine.watching.difference import difference
+from gradmend.engine.watching.watch import watch
 from gradmend.records.codec import to_plain
 from gradmend.records.history import Event, History, RunFacts, Table
 
@@ -129,6 +132,14 @@ def test_causes_come_before_effects_within_a_step() -> None:
         ("step", "log10_norm", "AdamW"),
         ("update", "log10_ratio", "layers.0.weight"),
     ]
+
+
+def test_clipping_comes_between_the_raw_gradient_and_the_optimizer() -> None:
+    for clip, first in ((True, "log10_raw_norm"), (False, "log10_rms")):
+        good = runs.run(seed=2, clip=clip)
+        bad = changed(good, "step", "log10_raw_norm", 20, 0, 0.3)
+        bad = changed(bad, "gradient", "log10_rms", 20, 1, 0.3)
+        assert difference(good, bad).partings[0].quantity == first
 
 
 def test_rounding_is_no_difference_but_is_told() -> None:
@@ -266,3 +277,42 @@ def test_findings_of_one_run_only() -> None:
     found = difference(runs.run(), runs.run(events=[event]))
     assert found.findings == ((), ("GRF102 vanishing-gradient",))
     assert not found.same
+
+
+def trained(
+    steps: int, *, seed: int = 0, rate_from: int | None = None, cut: bool = False
+) -> History:
+    """A small training, watched; its rate may change, or a layer be cut off from the loss."""
+    torch.manual_seed(seed)
+    first, second = nn.Linear(8, 16), nn.Linear(16, 1)
+    model = nn.Sequential(first, nn.Tanh(), second)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    batches = torch.randn(steps, 32, 8)
+    if cut:
+        first.register_forward_hook(lambda module, inputs, output: output.detach())
+    with watch(model, optimizer, looks=False) as seen:
+        for step, batch in enumerate(batches):
+            if step == rate_from:
+                optimizer.param_groups[0]["lr"] = 0.2
+            optimizer.zero_grad()
+            (model(batch) - batch.sum(1, keepdim=True)).square().mean().backward()
+            optimizer.step()
+    return seen.history()
+
+
+@pytest.mark.slow  # compiles kernels
+def test_real_trainings() -> None:
+    good = trained(60)
+    again = difference(good, trained(60))
+    assert again.same and again.bitwise
+    other = difference(good, trained(60, rate_from=23))
+    assert other.exact and other.bitwise
+    assert other.first is not None
+    assert (other.first.step, other.first.quantity) == (23, "learning_rate")
+    assert other.settings == ()  # they began with the same ones
+    detached = difference(good, trained(60, cut=True))
+    assert detached.exact
+    assert detached.first is not None
+    assert (detached.first.step, detached.first.quantity) == (0, "state")
+    assert detached.first.column in ("0.weight", "0.bias")
+    assert not difference(good, trained(60, seed=1)).exact

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils.checkpoint import checkpoint
 
+from gradmend.probe import kernels, slopes
+from gradmend.probe.kernels import _backend
 from gradmend.probe.outputs import OutputWatch, Sheet
-from gradmend.probe.sample import ENTRIES, thin
+from gradmend.probe.sample import ENTRIES, measure, merged, norm_of, thin
 from gradmend.probe.slopes import DeadUnits
 
 
@@ -436,7 +438,9 @@ def test_facts_of_modules_and_inputs() -> None:
     sheet = watch.finish()
     states = {s["module"]: s for s in sheet.modules}
     assert states["3"] == {"module": "3", "class": "Dropout2d", "training": True, "p": 0.5}
-    assert states["1"]["batch_per_channel"] == 3 * 4 * 4
+    assert states["1"]["values_per_channel"] == 3 * 4 * 4
+    assert set(states) == {"", "1", "3"}  # nobody asks for the mode of the others
+    assert states[""] == {"module": "", "class": "Sequential", "training": True}
     (given,) = sheet.inputs
     assert given["shape"] == (3, 2, 6, 6) and given["dtype"] == "float32"
     assert given["mean"] == pytest.approx(float(x.double().mean()))
@@ -451,7 +455,192 @@ def test_nothing_is_held() -> None:
     held = [m for e in watch._entries.values() for m in e.measures]
     assert held and all(not isinstance(getattr(m, "energy"), Tensor) for m in held)  # noqa: B009
     output.sum().backward()
-    assert all(norm.dim() == 0 for m in held for norm in m.norms)
+    assert all(isinstance(norm, float) or norm.dim() == 0 for m in held for norm in m.norms)
+    assert sum(len(m.norms) for m in held) == 4
+
+
+@pytest.fixture(params=["numba", "torch"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("GRADMEND_KERNELS", request.param)
+    _backend.backend.cache_clear()
+    assert kernels.backend() == request.param
+    yield request.param
+    _backend.backend.cache_clear()
+
+
+HOSTILE = (math.nan, math.inf, -math.inf)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize(
+    ("shape", "dim"),
+    [((7,), -1), ((1, 5), -1), ((6, 5), -1), ((3, 2, 5), -1), ((2, 3, 4, 5), 1), ((40, 50), 0)],
+)
+@pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid"])
+def test_measures_agree_with_entry_by_entry(
+    engine: str, name: str, shape: tuple[int, ...], dim: int, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(len(shape) + dim)
+    x = 6 * torch.randn(shape, generator=generator)
+    x.movedim(dim, 0)[:2] = -200.0  # without a slope, all of the unit
+    y = getattr(torch, name)(x.to(dtype))
+    y = y.transpose(0, -1).contiguous().transpose(0, -1)  # not in the order of memory
+    slope = slopes.known(name)
+    assert slope is not None
+    found = measure(y, dim, slope)
+    want = twin_of(y)
+    row = merged([found])
+    assert row["log10_rms"] == pytest.approx(want["log10_rms"], rel=1e-6)
+    assert row["log10_max"] == pytest.approx(want["log10_max"], abs=1e-12)
+    assert row["zero_share"] == pytest.approx(want["zero_share"])
+    if shape[0] > 1:
+        assert row["spread_share"] == pytest.approx(want["spread_share"], abs=1e-9)
+    else:
+        assert math.isnan(row["spread_share"])
+    steep = {
+        "relu": lambda v: float(v > 0),
+        "tanh": lambda v: 1 - v * v,
+        "sigmoid": lambda v: 4 * v * (1 - v),
+    }[name]
+    units = y.double().movedim(dim, 0).reshape(shape[dim], -1).tolist()
+    assert found.dead is not None
+    assert found.dead.tolist() == [all(steep(v) < 1e-6 for v in unit) for unit in units]
+    assert found.dead[:2].all() and not found.dead.all()
+    flat = [steep(v) < 0.05 for unit in units for v in unit]
+    # Within the format's rounding of the bound an entry may be either.
+    near = sum(abs(steep(v) - 0.05) < 0.02 for unit in units for v in unit)
+    slack = near / len(flat) if dtype in (torch.bfloat16, torch.float16) else 0
+    assert abs(found.flat - sum(flat) / len(flat)) <= slack + 1e-12
+
+
+@pytest.mark.parametrize("bad", HOSTILE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_what_is_no_number_is_counted(engine: str, dtype: torch.dtype, bad: float) -> None:
+    x = torch.ones(30, 50, dtype=dtype)
+    x[3, 4] = x[29, 49] = bad
+    found = measure(x, -1, slopes.known("relu"))
+    assert found.non_finite == 2
+    row = merged([found])
+    assert all(math.isnan(row[key]) for key in ("log10_rms", "log10_max", "spread_share"))
+    assert found.dead is not None and not found.dead.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_norms_of_gradients(engine: str, dtype: torch.dtype) -> None:
+    x = torch.randn(30, 50).to(dtype)
+    for grad in (x, x.T, x[:, ::2], x[:1, :1].expand(30, 50), torch.zeros(3, dtype=dtype)):
+        want = math.sqrt(math.fsum(v * v for v in grad.double().flatten().tolist()))
+        assert float(norm_of(grad)) == pytest.approx(want, rel=1e-9)
+    small = torch.full((4,), 1e-30, dtype=torch.float32)  # whose squares float32 does not hold
+    assert float(norm_of(small)) == pytest.approx(2e-30)
+    x[0, 0] = math.nan
+    assert math.isnan(float(norm_of(x)))
+
+
+def looped(model: nn.Module, cut: Callable[[Any], Any], steps: int = 5) -> Any:
+    """A layer or cell called in a loop, its state cut between calls."""
+    layer = model
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        state, outputs = None, []
+        for t in range(steps):
+            if isinstance(m.rnn, nn.RNNBase):
+                output, state = m.rnn(x[:, t : t + 1], state)
+            else:
+                state = m.rnn(x[:, t], state)
+                output = state[0] if isinstance(state, tuple) else state
+            outputs.append(output)
+            state = cut(state)
+        return torch.stack(outputs)
+
+    return Written(forward, rnn=layer)
+
+
+def parts(state: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    return tuple(map(change, state)) if isinstance(state, tuple) else change(state)
+
+
+CUTS: dict[str, tuple[Callable[[Any], Any], int]] = {
+    "carried": (lambda s: s, 0),
+    "detached": (lambda s: parts(s, Tensor.detach), 4),
+    "copied without history": (lambda s: parts(s, lambda p: p.detach().clone()), 4),
+    "zeros begin a new sequence": (lambda s: parts(s, lambda p: torch.zeros_like(p)), 0),
+    "none begins a new sequence": (lambda s: None, 0),
+    "one of two parts": (lambda s: (s[0].detach(), s[1]) if isinstance(s, tuple) else s, 0),
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.RNNCell(5, 4),
+        lambda: nn.GRUCell(5, 4),
+        lambda: nn.LSTMCell(5, 4),
+        lambda: nn.GRU(5, 4, batch_first=True),
+        lambda: nn.LSTM(5, 4, batch_first=True),
+    ],
+)
+def test_states_cut_off_in_time_are_counted(make: Callable[[], nn.Module], cut: str) -> None:
+    change, detached = CUTS[cut]
+    watch = OutputWatch(model := looped(make(), change))
+    with watch:
+        output = model(torch.randn(3, 5, 5))
+    output.sum().backward()
+    sheet = watch.finish()
+    assert sheet.failure is None
+    kind = type(model.rnn).__name__
+    assert sheet.cells == ({"module": "rnn", "class": kind, "calls": 5, "detached": detached},)
+
+
+def test_a_frozen_cell_is_not_cut_off() -> None:
+    model = looped(nn.GRUCell(5, 4).requires_grad_(False), lambda s: s)
+    watch = OutputWatch(model)
+    with watch:
+        model(torch.randn(3, 5, 5))
+    assert watch.finish().cells[0]["detached"] == 0
+
+
+def test_a_layer_called_once_is_no_cell() -> None:
+    watch = OutputWatch(model := lstm())
+    with watch:
+        model(torch.randn(3, 7, 5))
+    assert watch.finish().cells == ()
+
+
+@pytest.mark.parametrize(("reentrant", "notes"), [(True, 1), (False, 0)])
+def test_gradients_in_reentrant_checkpoints_are_missed_aloud(reentrant: bool, notes: int) -> None:
+    watch = OutputWatch(model := checkpointed(reentrant))
+    with watch:
+        output = model(torch.randn(6, 5))
+    output.sum().backward()
+    sheet = watch.finish()
+    assert len([note for note in sheet.notes if "reentrant" in note]) == notes
+    inside = [m for m in sheet.outputs if m.column.name.startswith("body")]
+    assert len(inside) == 4
+    assert all(math.isnan(m.values["log10_grad"]) == reentrant for m in inside)
+
+
+def test_a_teacher_without_gradient_needs_no_note() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            target = m.teacher(x)
+        return (m.student(x) - target).square()
+
+    watch = OutputWatch(model := Written(forward, teacher=mlp(), student=mlp()))
+    with watch:
+        model(torch.randn(6, 5))
+    assert watch.finish().notes == ()
+
+
+def test_two_models_may_keep_their_dead_units_together() -> None:
+    dead, models = DeadUnits(), []  # all alive, so that none gets another's id
+    for sign, share in ((1.0, 0.0), (-1.0, 1.0), (1.0, 0.0)):
+        model = nn.Sequential(nn.Linear(1, 3, bias=False), nn.ReLU())
+        with torch.no_grad():
+            model[0].weight.fill_(sign)
+        assert sheet_of(model, torch.ones(2, 1), dead=dead)["1"]["dead_share"] == share
+        models.append(model)
 
 
 @pytest.mark.slow

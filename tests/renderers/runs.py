@@ -132,6 +132,20 @@ def run(
             },
         ),
     }
+    calls = outputs[:2]
+    tables["attention"] = table(
+        "attention",
+        calls,
+        every,
+        {"entropy": 0.8, "largest_share": 0.1, "largest_logit": 3.2, "masked_rows": 0.0},
+    )
+    tables["recurrence"] = table(
+        "recurrence",
+        calls,
+        every,
+        {"log10_gain": -0.2, "log10_span": -5.0, "horizon": 2.17, "spectral_radius": 0.7,
+         "forget_gate": 0.5},
+    )  # fmt: skip
     known: dict[str, Any] = {
         "name": "good",
         "command": "train.py --rate 1e-3",

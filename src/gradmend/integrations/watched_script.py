@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,7 +132,18 @@ class _Session:
         if outcome.how != "raised":
             from gradmend.renderers.run_closing import closing
 
-            _say(closing(report, folder=self._shown(), colour=sys.stderr.isatty()).rstrip())
+            planned = self.watch.history().run.planned_steps
+            _say(
+                closing(
+                    report,
+                    folder=self._shown(),
+                    width=shutil.get_terminal_size((100, 24)).columns,
+                    colour=sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
+                    planned_steps=planned,
+                ).rstrip()
+            )
+        if self.watch.record.trouble:
+            _say(f"gradmend: the run was not written to disk: {self.watch.record.trouble}")
         return self._status(report)
 
     def _status(self, report: Report) -> int | None:

@@ -14,7 +14,7 @@ from gradmend.probe.through_time import unroll
 from gradmend.records.recurrence import Recurrence
 
 MOST = 1 << 23
-"""Entries of input and output that are held for one call, at most."""
+"""Entries of input and output that are held in one watched call of a model, at most."""
 
 
 @dataclass(slots=True)
@@ -27,11 +27,20 @@ class HeldCall:
     state: Any
     versions: list[tuple[Tensor, int]]
     """Everything that the unrolling reads, with its version at the call."""
+    entries: int = 0
+    """Of input and output."""
     grads: dict[int, Tensor] = field(default_factory=dict)
     """Gradient by output (0), final h (1), final c (2)."""
 
     @staticmethod
-    def of(name: str, module: nn.RNNBase, inputs: Any, state: Any, output: Any) -> HeldCall | str:
+    def of(
+        name: str,
+        module: nn.RNNBase,
+        inputs: Any,
+        state: Any,
+        output: Any,
+        held_already: int = 0,
+    ) -> HeldCall | str:
         """Hold a call, or say why not.
 
         Args:
@@ -40,14 +49,15 @@ class HeldCall:
             inputs: What it was fed, a tensor or packed.
             state: The initial state it was given, or None.
             output: What it returned.
+            held_already: Entries of other calls that are held.
         """
         made = list(tensors_in(_returned(output)))
         size = sum(t.numel() for t in (*tensors_in(inputs), *made))
-        if size > MOST:
-            return f"{name}: too big a call ({size:,} numbers) to go through it step by step"
+        if held_already + size > MOST:
+            return f"{name}: too big a call, or too many, to go through it step by step"
         kept = _detached(inputs), _detached(state)
         read = [*tensors_in(kept), *module.parameters()]
-        held = HeldCall(name, module, *kept, [(t, t._version) for t in read])
+        held = HeldCall(name, module, *kept, [(t, t._version) for t in read], size)
         for part, tensor in enumerate(made):
             if tensor.grad_fn is not None:
                 _keep(tensor, part, held.grads)

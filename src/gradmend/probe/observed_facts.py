@@ -55,7 +55,7 @@ def input_facts(name: str, x: Tensor) -> dict[str, Any]:
     }
     values = plain(x)
     if values is not None:
-        part = thin(values, -1) if values.dim() else values
+        part = thin(values, 1 if values.dim() >= 4 else -1)
         wide = part.to(torch.float32 if part.device.type == "mps" else torch.float64)
         facts["mean"] = float(wide.mean())
         facts["std"] = float(wide.std(correction=0))

@@ -46,6 +46,11 @@ class Roster:
         at = self._index.get(id(parameter))
         return at if at is not None and self._refs[at]() is parameter else None
 
+    def knows(self, identity: int) -> bool:
+        """Whether the parameter of this ``id`` has a column."""
+        at = self._index.get(identity)
+        return at is not None and id(self._refs[at]()) == identity
+
     def parameter(self, column: int) -> Tensor | None:
         """The parameter of a column, while it is alive."""
         return self._refs[column]()

@@ -17,11 +17,14 @@ from gradmend.probe.kernels import backend
 from gradmend.probe.kernels._table import FORMATS
 from gradmend.probe.slopes import Flags, Slope, judge, revive
 
-ENTRIES = 1 << 16
+ENTRIES = 1 << 15
 """Entries of an output up to which all are measured."""
 
 _FORMATS = {kind: FORMATS[kind] for kind in (torch.float32, torch.bfloat16, torch.float16)}
 """Those that the compiled kernel reads, as it calls them."""
+
+_USUAL = (Tensor, torch.nn.Parameter)
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 _NOBODY: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
 _ANYTHING = (-math.inf, math.inf, -math.inf, math.inf)
@@ -53,16 +56,14 @@ class Measure:
 
 def plain(x: Tensor) -> Tensor | None:
     """The tensor itself if it holds numbers that can be read here and now, its shard, or None."""
-    if type(x) not in (Tensor, torch.nn.Parameter):
+    if type(x) not in _USUAL:
         local = getattr(x, "_local_tensor", None)  # DTensor
         return plain(local) if isinstance(local, Tensor) else None
-    if not x.is_floating_point() or x.layout != torch.strided or not x.numel():
+    if not x.is_floating_point() or x.layout is not torch.strided or not x.numel():
         return None
-    if x.is_nested or x.device.type == "meta":
+    if x.is_nested or x.is_meta or _is_wrapped(x):
         return None
-    if torch._C._functorch.is_functorch_wrapped_tensor(x):
-        return None
-    return x.detach()
+    return x
 
 
 def thin(x: Tensor, channel_dim: int, most: int = ENTRIES) -> Tensor:
@@ -93,21 +94,24 @@ def thin(x: Tensor, channel_dim: int, most: int = ENTRIES) -> Tensor:
 
 
 def measure(x: Tensor, channel_dim: int, slope: Slope | None = None) -> Measure:
-    """Statistics of an output.
+    """Statistics of an output; to be called where nothing is recorded.
 
     Args:
-        x: A plain detached tensor, samples along dimension 0.
+        x: A plain tensor, samples along dimension 0.
         channel_dim: Dimension of its units.
         slope: Of the activation that returned it, where the slope can be told from that.
     """
     part = thin(x, channel_dim)
-    compiled = _compiled() if x.is_cpu and x.dtype in _FORMATS and not x.is_neg() else None
+    form = _FORMATS.get(x.dtype)
+    compiled = _compiled() if form is not None and x.is_cpu and not x.is_neg() else None
     if compiled is None:
         found = _by_torch(part)
     else:
-        found = _by_kernel(compiled.measure, part, x, channel_dim, slope)
+        found = _by_kernel(compiled.measure, part, form, x.shape, channel_dim, slope)
     if part is not x:
         _look_at_all(found, x)
+        if slope is not None and found.dead is not None:
+            revive(found.dead, x, slope, channel_dim)
     if found.non_finite:
         found.energy = found.shared = found.largest = math.nan
     if slope is not None and found.dead is None:
@@ -116,18 +120,14 @@ def measure(x: Tensor, channel_dim: int, slope: Slope | None = None) -> Measure:
 
 
 def norm_of(grad: Tensor) -> float | Tensor:
-    """|gradient|, a number where it lies in this machine's memory, else of shape []."""
-    grad = grad.detach()
+    """|gradient|, where nothing is recorded: a number where it lies in this machine's memory, else of shape []."""
     norm: Tensor
     if grad.dtype == torch.float64:
         top = grad.abs().amax()
         top = torch.where((top > 0) & torch.isfinite(top), top, 1.0)
         norm = torch.linalg.vector_norm(grad / top) * top
-    elif type(grad) is Tensor and grad.is_cpu and grad.dtype in _FORMATS and _lies_flat(grad):
-        compiled = _compiled()
-        if compiled is not None:
-            return float(compiled.norm(grad.data_ptr(), grad.numel(), _FORMATS[grad.dtype]))
-        norm = torch.linalg.vector_norm(grad, dtype=torch.float64)
+    elif _lies_flat(grad) and (compiled := _compiled()) is not None:
+        return float(compiled.norm(grad.data_ptr(), grad.numel(), _FORMATS[grad.dtype]))
     else:
         norm = torch.linalg.vector_norm(grad, dtype=_wide(grad))
     return norm
@@ -146,45 +146,44 @@ def _compiled() -> Any:
 
 
 def _lies_flat(x: Tensor) -> bool:
-    return x.layout == torch.strided and x.is_contiguous() and not x.is_neg()
+    """Whether the compiled kernels can read all of a tensor where it lies."""
+    return (
+        plain(x) is x and x.dtype in _FORMATS and x.is_cpu and x.is_contiguous() and not x.is_neg()
+    )
 
 
 def _by_kernel(
     kernel: Callable[..., tuple[Any, ...]],
     part: Tensor,
-    x: Tensor,
+    form: int | None,
+    whole: torch.Size,
     channel_dim: int,
     slope: Slope | None,
 ) -> Measure:
     part = part.contiguous()
-    shape = part.shape
+    shape, entries = part.shape, part.numel()
     samples = shape[0] if shape else 1
-    alive, inner, bounds = _NOBODY, 1, _ANYTHING
-    judged = slope is not None and slope.bounds is not None and len(shape) > 0
-    if judged:
-        assert slope is not None and slope.bounds is not None
+    bounds = None if slope is None else slope.bounds
+    alive, inner = _NOBODY, 1
+    if bounds is not None:
         alive = np.zeros(shape[channel_dim], dtype=np.bool_)
         inner = math.prod(shape[channel_dim % len(shape) + 1 :])
-        bounds = slope.bounds
     energy, shared, largest, nonzero, bad, flat = kernel(
-        part.data_ptr(), part.numel(), _FORMATS[part.dtype], samples, inner, bounds, alive
+        part.data_ptr(), entries, form, samples, inner, bounds or _ANYTHING, alive
     )
     found = Measure(
-        size=x.numel(),
-        count=part.numel(),
-        energy=energy,
-        shared=shared if samples > 1 else math.nan,
-        unit=1.0,
-        largest=largest,
-        nonzero=nonzero,
-        non_finite=bad,
+        entries,
+        entries,
+        energy,
+        shared if samples > 1 else math.nan,
+        1.0,
+        largest,
+        nonzero,
+        bad,
     )
-    if judged:
-        assert slope is not None
-        found.flat = flat / found.count
-        found.dead = _NOBODY if shape[channel_dim] != x.shape[channel_dim] else ~alive
-        if found.count != found.size:
-            revive(found.dead, x, slope, channel_dim)
+    if bounds is not None:
+        found.flat = flat / entries
+        found.dead = ~alive if alive.size == whole[channel_dim] else _NOBODY
     return found
 
 

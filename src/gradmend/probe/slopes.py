@@ -53,6 +53,16 @@ def _ones(x: Tensor) -> Tensor:
     return torch.ones_like(x)
 
 
+def known(name: str) -> Slope | None:
+    """The slope of an activation that is told by its name alone, from what it returns.
+
+    Args:
+        name: Name of the called function, without a trailing underscore.
+    """
+    slope = _SLOPES.get(name)
+    return slope if slope is not None and slope.of_output else None
+
+
 def slope_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Slope | None:
     """The slope of an activation, from the arguments of the call.
 
@@ -137,6 +147,7 @@ _FIXED: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "logsigmoid": ("logsigmoid", lambda x: (-x).sigmoid()),
     "log_sigmoid": ("logsigmoid", lambda x: (-x).sigmoid()),
 }
+
 
 def _bounds(name: str) -> tuple[float, float, float, float] | None:
     """Solutions for y of slope = share of the steepest."""

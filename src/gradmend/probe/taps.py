@@ -39,6 +39,11 @@ class Listener:
 
     stop: StopTraining | None = None
     """Raised into the user's loop after the next step that ends."""
+    sleeps: int = 0
+    """Set it and so many steps go by without a word; then :meth:`slept` is called."""
+
+    def slept(self, steps: int) -> None:
+        """The steps it asked for went by."""
 
     def optimizer_made(self, optimizer: Optimizer) -> None:
         """An optimizer was built."""
@@ -100,6 +105,7 @@ class Taps:
         self._roots: dict[int, nn.Module] = {}
         self._called: dict[type, Any] = {}
         self._in_root = False
+        self._sleeper: tuple[int, int, int] | None = None  # (optimizer, steps left, steps)
 
     def open(self, *, constructions: bool = False) -> None:
         """Begin to listen in this thread of this process.
@@ -170,7 +176,7 @@ class Taps:
     def _root_call(
         self, original: Any, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if self.away or self._busy:
+        if self._busy or self._asleep() or self.away:
             return original(module, *args, **kwargs)
         self._in_root = True
         output = None
@@ -182,8 +188,19 @@ class Taps:
             self._tell("root_ended", module, output)
             self._in_root = False
 
+    def _asleep(self) -> bool:
+        """Whether nothing is to be told now. Wakes up between steps, never within one."""
+        if self._sleeper is None:
+            return False
+        _, left, steps = self._sleeper
+        if left > 0:
+            return True
+        self._sleeper = None
+        self._tell("slept", steps)
+        return False
+
     def _tell(self, what: str, *args: Any) -> Any:
-        if self._busy or self.away:
+        if self._busy or self._sleeper is not None or self.away:
             return None
         self._busy = True
         try:
@@ -234,7 +251,7 @@ class Taps:
 
     def _backward(self, original: Any) -> Any:
         def ours(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-            if self.away or self._depth or self._busy:
+            if self._depth or self._busy or self._asleep() or self.away:
                 return original(tensors, *args, **kwargs)
             losses = (tensors,) if isinstance(tensors, Tensor) else tuple(tensors)
             self._tell("backward_begins", losses)
@@ -250,6 +267,8 @@ class Taps:
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if self._sleeper is not None:
+            return None
         self._tell("step_begins", optimizer, callable(closure))
         if not callable(closure) or self.away or self._busy:
             return None
@@ -266,7 +285,15 @@ class Taps:
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         del args, kwargs  # unused: torch's signature
+        if self._sleeper is not None:
+            which, left, steps = self._sleeper
+            if which == id(optimizer):
+                self._sleeper = (which, left - 1, steps)
+            return
         self._tell("step_ended", optimizer)
+        if self.listener.sleeps and not self.away:
+            steps, self.listener.sleeps = self.listener.sleeps, 0
+            self._sleeper = (id(optimizer), steps, steps)
         if self.listener.stop is not None and not self.away:
             raise self.listener.stop
 

@@ -13,61 +13,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
+from gradmend.probe.alignment import Alignment
+from gradmend.probe.logged import NEVER, Logged, added, log_norm, logged, summed
+from gradmend.probe.sequences import read
 from gradmend.probe.unrolled import Cell, GRUCell, LSTMCell, RNNCell, State, spectral_radius
 from gradmend.records.recurrence import Recurrence, horizon, slope_back
-
-WIDE = 1 << 22
-"""Numbers kept per layer up to which the shadow runs in float64; above, in float32 at least."""
-
-NEVER = -math.inf
-"""Logarithm of an exactly zero norm."""
-
-MOST = 1 << 24
-"""Numbers kept per layer at most: of more, the first sequences of the batch are unrolled."""
-
-
-@dataclass(slots=True)
-class _Logged:
-    """A tensor [T, B, H] whose rows may lie outside the range of floats: values exp(logs)."""
-
-    values: Tensor
-    logs: Tensor
-    """Natural logarithm of the scale, shape [T, B]; -inf where a row is zero."""
-
-
-@dataclass(slots=True)
-class _Alignment:
-    """Where each sequence's own steps lie: all of them end at the last step of the unrolling."""
-
-    lengths: Tensor
-    """Shape [B]."""
-    steps: int
-
-    def times(self, reverse: bool) -> Tensor:
-        """Place in time of each step of the unrolling, shape [T, B]; clamped where not begun."""
-        step = torch.arange(self.steps, device=self.lengths.device)[:, None]
-        if reverse:
-            return (self.steps - 1 - step).expand(-1, len(self.lengths))
-        return (step - (self.steps - self.lengths)).clamp(min=0)
-
-    def places(self, reverse: bool) -> Tensor:
-        """Step of the unrolling of each place in time, shape [T, B]; the inverse of ``times``."""
-        time = torch.arange(self.steps, device=self.lengths.device)[:, None]
-        if reverse:
-            return (self.steps - 1 - time).expand(-1, len(self.lengths))
-        return (time + (self.steps - self.lengths)).clamp(max=self.steps - 1)
-
-    def begun(self) -> Tensor:
-        """Whether a sequence has begun at a step of the unrolling, shape [T, B]."""
-        step = torch.arange(self.steps, device=self.lengths.device)[:, None]
-        return step >= self.steps - self.lengths
-
-    def inside(self) -> Tensor:
-        """Whether a place in time belongs to the sequence, shape [T, B]."""
-        time = torch.arange(self.steps, device=self.lengths.device)[:, None]
-        return time < self.lengths
 
 
 def unroll(
@@ -116,43 +68,13 @@ class _Unrolling:
         name: str,
     ) -> None:
         self.module, self.name = module, name
-        self.notes: list[str] = []
-        if isinstance(inputs, PackedSequence):
-            if isinstance(grad_output, Tensor):
-                grad_output = inputs._replace(data=grad_output)
-            x, lengths = pad_packed_sequence(inputs)
-            cot = None if grad_output is None else pad_packed_sequence(grad_output)[0]
-            lengths = lengths.to(x.device)
-        else:
-            x, cot = self._time_first(inputs), self._time_first(grad_output)
-            lengths = torch.full((x.shape[1],), x.shape[0], device=x.device)
-        batched = isinstance(inputs, PackedSequence) or inputs.dim() == 3
-        states = self._pair(state, batched)
-        ends = self._pair(grad_state, batched)
-        if x.shape[0] > most_steps:
-            x, cot, lengths = self._last_steps(x, cot, lengths, most_steps)
-        per_sequence = x.shape[0] * module.hidden_size * _KEPT[module.mode]
-        few = max(1, min(x.shape[1], MOST // max(per_sequence, 1)))
-        if few < x.shape[1]:
-            self.notes.append(f"the first {few} of {x.shape[1]} sequences of the batch")
-            x, lengths = x[:, :few], lengths[:few]
-            cot = None if cot is None else cot[:, :few]
-            states = tuple(None if s is None else s[:, :few] for s in states)
-            ends = tuple(None if s is None else s[:, :few] for s in ends)
-        wide = per_sequence * few <= WIDE and x.device.type != "mps"
-        own = cast(Tensor, module.weight_hh_l0).dtype
-        narrow = own if own == torch.float64 else torch.float32
-        self.dtype: torch.dtype = torch.float64 if wide else narrow
-        if module.dropout and module.training and module.num_layers > 1:
-            self.notes.append("dropout between layers is not seen, and left out")
-        self.x = self._wide(x)
-        self.cot = None if cot is None else self._wide(cot)
-        self.states = tuple(None if s is None else self._wide(s) for s in states)
-        self.ends = tuple(None if s is None else self._wide(s) for s in ends)
-        self.align = _Alignment(lengths, x.shape[0])
+        given = read(module, inputs, state, grad_output, grad_state, most_steps)
+        self.notes, self.dtype = given.notes, given.x.dtype
+        self.x, self.cot, self.states, self.ends = given.x, given.cot, given.states, given.ends
+        self.align = Alignment(given.lengths, len(given.x))
         self.begun = self.align.begun()
         self.ragged = not bool(self.begun.all())
-        self.columns = torch.arange(x.shape[1], device=x.device)
+        self.columns = torch.arange(given.x.shape[1], device=given.x.device)
         self.directions = 2 if module.bidirectional else 1
 
     def run(self) -> list[Recurrence]:
@@ -163,21 +85,21 @@ class _Unrolling:
             layers.append(runs)
             x = torch.cat([run.output for run in runs], dim=-1)
         self.output = x
-        cots: list[_Logged | None] = [None] * self.directions
+        cots: list[Logged | None] = [None] * self.directions
         if self.cot is not None:
-            cots = [_logged(part) for part in self.cot.chunk(self.directions, dim=-1)]
+            cots = [logged(part) for part in self.cot.chunk(self.directions, dim=-1)]
         found: list[list[Recurrence]] = []
         for layer in reversed(range(self.module.num_layers)):
             records, below = [], None
             for direction, run in enumerate(layers.pop()):
                 record, dx = self._backward(run, layer, direction, cots[direction])
                 records.append(record)
-                below = dx if below is None or dx is None else _sum(below, dx)
+                below = dx if below is None or dx is None else summed(below, dx)
             found.insert(0, records)
             cots = [None] * self.directions
             if below is not None:
                 parts = below.values.chunk(self.directions, dim=-1)
-                cots = [_logged(part, below.logs) for part in parts]
+                cots = [logged(part, below.logs) for part in parts]
         return [record for records in found for record in records]
 
     def _forward(self, x: Tensor, layer: int, direction: int) -> _Run:
@@ -199,8 +121,8 @@ class _Unrolling:
         return _Run(cell=cell, W=W, saved=kept, output=output)
 
     def _backward(
-        self, run: _Run, layer: int, direction: int, cot: _Logged | None
-    ) -> tuple[Recurrence, _Logged | None]:
+        self, run: _Run, layer: int, direction: int, cot: Logged | None
+    ) -> tuple[Recurrence, Logged | None]:
         steps, cell = self.align.steps, run.cell
         like = self._initial(layer, direction)
         loss = self._direct(cot, layer, direction, like)
@@ -213,11 +135,11 @@ class _Unrolling:
             for part, direct in enumerate(loss):
                 if direct is not None and (part == 0 or t == steps - 1):
                     row = 0 if part else t
-                    g, logs = _add(g, logs, 0, part, direct.values[row], direct.logs[row])
+                    g, logs = added(g, logs, 0, part, direct.values[row], direct.logs[row])
             if t == steps - 1:
-                g, logs = _add(g, logs, 1, 0, alone.values[0], alone.logs[0])
+                g, logs = added(g, logs, 1, 0, alone.values[0], alone.logs[0])
             total, ga, g_before = cell.back(run.saved[t], g)
-            norms.append(logs + _log_norm(total))
+            norms.append(logs + log_norm(total))
             if layer:
                 sent.append(ga[0])
                 scales.append(logs[0])
@@ -239,7 +161,7 @@ class _Unrolling:
             level = torch.stack(scales[::-1])[place, self.columns]
             inside = self.align.inside()
             level = torch.where(inside, level, NEVER)
-            below = _Logged(values[place, self.columns] * inside[..., None], level)
+            below = Logged(values[place, self.columns] * inside[..., None], level)
         return self._record(run, layer, direction, curves, guessed), below
 
     def _record(
@@ -281,40 +203,40 @@ class _Unrolling:
         )
 
     def _direct(
-        self, cot: _Logged | None, layer: int, direction: int, like: State
-    ) -> list[_Logged | None]:
+        self, cot: Logged | None, layer: int, direction: int, like: State
+    ) -> list[Logged | None]:
         """What reaches the state straight from outside: by step for h, at the end for c."""
         row = layer * self.directions + direction
-        parts: list[_Logged | None] = [None] * len(like)
+        parts: list[Logged | None] = [None] * len(like)
         if cot is not None:
             time = self.align.times(direction == 1)
             logs = cot.logs[time, self.columns]
             logs = torch.where(self.begun, logs, NEVER)
-            parts[0] = _Logged(cot.values[time, self.columns] * self.begun[..., None], logs)
+            parts[0] = Logged(cot.values[time, self.columns] * self.begun[..., None], logs)
         for part, end in enumerate(self.ends[: len(like)]):
             if end is None:
                 continue
-            last = _logged(end[row][None])
+            last = logged(end[row][None])
             held = parts[part]
             if part:
                 parts[part] = last
                 continue
             if held is None:
                 shape = (self.align.steps, *like[0].shape)
-                held = _logged(torch.zeros(shape, dtype=self.dtype, device=like[0].device))
-            both = _sum(_Logged(held.values[-1:], held.logs[-1:]), last)
-            parts[0] = _Logged(
+                held = logged(torch.zeros(shape, dtype=self.dtype, device=like[0].device))
+            both = summed(Logged(held.values[-1:], held.logs[-1:]), last)
+            parts[0] = Logged(
                 torch.cat([held.values[:-1], both.values]), torch.cat([held.logs[:-1], both.logs])
             )
         return parts
 
-    def _alone(self, direct: _Logged | None, h: Tensor) -> tuple[_Logged, bool]:
+    def _alone(self, direct: Logged | None, h: Tensor) -> tuple[Logged, bool]:
         """A gradient to send back from the last step alone, shape [1, B, H].
 
         What the loss sends there; else what it sends to the latest step that it reads; else an
         even one. Returns whether it is the last for every sequence.
         """
-        even = _logged(torch.full_like(h, 1 / math.sqrt(h.shape[-1]))[None])
+        even = logged(torch.full_like(h, 1 / math.sqrt(h.shape[-1]))[None])
         if direct is None:
             return even, True
         reads = ~(direct.logs == NEVER)
@@ -326,14 +248,14 @@ class _Unrolling:
         logs = torch.where(some, direct.logs[at, self.columns], even.logs[0])
         if bool(some.any()):  # sequences that the loss leaves out do not count
             logs = torch.where(some, logs, NEVER)
-        return _Logged(values[None], logs[None]), not bool(some.any())
+        return Logged(values[None], logs[None]), not bool(some.any())
 
     def _cell(self, layer: int, direction: int) -> tuple[Cell, Tensor, Tensor | None]:
         module, end = self.module, f"_l{layer}" + ("_reverse" if direction else "")
 
         def weight(name: str) -> Tensor | None:
             found = getattr(module, name + end, None)
-            return None if found is None else self._wide(found)
+            return None if found is None else found.detach().to(self.dtype)
 
         W, W_hh = cast(Tensor, weight("weight_ih")), cast(Tensor, weight("weight_hh"))
         b, b_hh = weight("bias_ih"), weight("bias_hh")
@@ -361,29 +283,6 @@ class _Unrolling:
     def _in_order(self, x: Tensor, direction: int) -> Tensor:
         return x[self.align.times(direction == 1), self.columns]
 
-    def _wide(self, x: Tensor) -> Tensor:
-        return x.detach().to(self.dtype)
-
-    def _time_first(self, x: Any) -> Any:
-        if x is None:
-            return None
-        if x.dim() == 2:
-            return x.unsqueeze(1)
-        return x.transpose(0, 1) if self.module.batch_first else x
-
-    def _pair(self, state: Any, batched: bool) -> tuple[Tensor | None, ...]:
-        pair = tuple(state) if isinstance(state, tuple | list) else (state, None)
-        return tuple(s if s is None or batched else s.unsqueeze(1) for s in pair)
-
-    def _last_steps(
-        self, x: Tensor, cot: Tensor | None, lengths: Tensor, most: int
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        self.notes.append(f"the last {most} of {x.shape[0]} steps, from the initial state")
-        kept = lengths.clamp(max=most)
-        time = torch.arange(most, device=x.device)[:, None] + (lengths - kept)
-        columns = torch.arange(x.shape[1], device=x.device)
-        return x[time, columns], None if cot is None else cot[time, columns], kept
-
 
 @dataclass(slots=True)
 class _Run:
@@ -394,51 +293,3 @@ class _Run:
     saved: list[tuple[Tensor, ...]]
     output: Tensor
     """In order of time, zero beyond a sequence's end, shape [T, B, H]."""
-
-
-_KEPT = {"RNN_TANH": 4, "RNN_RELU": 4, "GRU": 10, "LSTM": 12}
-"""Numbers kept per unit and step: gates before and after, state, output."""
-
-
-def _logged(x: Tensor, logs: Tensor | None = None) -> _Logged:
-    """Split rows [..., H] into values of about one and the logarithm of their scale."""
-    size = x.abs().amax(dim=-1)
-    usable = (size > 0) & torch.isfinite(size)
-    scale = torch.where(usable, size, 1.0)
-    new = torch.where(size == 0, NEVER, scale.log())
-    return _Logged(x / scale[..., None], new if logs is None else new + logs)
-
-
-def _shares(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(log of the larger scale, a's and b's factor on that scale)."""
-    top = torch.maximum(a, b)
-    base = torch.where(top == NEVER, 0.0, top)
-    return top, (a - base).exp(), (b - base).exp()
-
-
-def _sum(a: _Logged, b: _Logged) -> _Logged:
-    top, fa, fb = _shares(a.logs, b.logs)
-    return _Logged(a.values * fa[..., None] + b.values * fb[..., None], top)
-
-
-def _add(
-    g: State, logs: Tensor, k: int, part: int, values: Tensor, scale: Tensor
-) -> tuple[State, Tensor]:
-    """Add one part's gradient [B, H] to the k-th that travels."""
-    top, carried, new = _shares(logs[k], scale)
-    parts = []
-    for number, tensor in enumerate(g):
-        tensor = tensor.clone()
-        tensor[k] *= carried[:, None]
-        if number == part:
-            tensor[k] += values * new[:, None]
-        parts.append(tensor)
-    logs = logs.clone()
-    logs[k] = top
-    return tuple(parts), logs
-
-
-def _log_norm(parts: State) -> Tensor:
-    """Natural logarithm of the norm of a state's gradient, shape [K, B]."""
-    norm: Tensor = torch.linalg.vector_norm(torch.cat(parts, dim=-1), dim=-1)
-    return norm.log()

@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradmend.probe.kinds import operation_name, short
 
@@ -27,6 +27,8 @@ class LossGraph:
 
     reached: frozenset[int]
     """``id`` of every leaf that gets a gradient."""
+    parameters: frozenset[int]
+    """Those of them that are an ``nn.Parameter``."""
     tail: tuple[dict[str, Any], ...]
     """The operations next to the loss, breadth first, each with ``op``, ``shape`` of its output
     and ``reads`` (positions in this list); they end where parameters enter."""
@@ -42,6 +44,7 @@ def loss_graph(loss: Tensor) -> LossGraph | None:
     if root is None:
         return None
     reached: set[int] = set()
+    parameters: set[int] = set()
     flat: list[str] = []
     seen = {root}
     todo = [root]
@@ -50,6 +53,8 @@ def loss_graph(loss: Tensor) -> LossGraph | None:
         variable = getattr(node, "variable", None)
         if variable is not None:
             reached.add(id(variable))
+            if isinstance(variable, nn.Parameter):
+                parameters.add(id(variable))
         kind = short(node.name())
         if kind in _FLAT:
             flat.append(kind.lower())
@@ -59,6 +64,7 @@ def loss_graph(loss: Tensor) -> LossGraph | None:
                 todo.append(following)
     return LossGraph(
         reached=frozenset(reached),
+        parameters=frozenset(parameters),
         tail=_tail(root),
         flat=tuple(dict.fromkeys(flat)),
         nodes=len(seen),

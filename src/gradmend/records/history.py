@@ -146,7 +146,8 @@ class Event:
     - ``note``: what cannot be seen, and why.
     - ``loss-graph``: ``tail`` (operations next to the loss, each with ``op``, ``shape`` and
       ``reads``), ``flat`` (operations without a derivative), ``unreached`` (trainable parameters
-      that the loss does not depend on). When it changes; ``where`` is the optimizer stepping next.
+      that the loss does not depend on), ``strangers`` (how many parameters it depends on that no
+      model or optimizer holds). When it changes; ``where`` is the optimizer stepping next.
     - ``module-state``: ``class``, ``training``, and ``p`` of a dropout or ``values_per_channel`` of
       a batch norm. When it changes; ``where`` is the module.
     - ``input``: ``shape``, ``dtype``, ``mean``, ``std``, ``constant_share`` (features that are the
@@ -275,7 +276,7 @@ class History:
 
     def __getitem__(self, table: str) -> Table:
         """A table by name; an empty one where nothing was measured."""
-        return self.tables.get(table) or Table(name=table)
+        return self.tables.get(table, Table(name=table))
 
     def of_kind(self, *kinds: str) -> Iterator[Event]:
         """Events of some kinds, in order."""

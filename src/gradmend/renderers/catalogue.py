@@ -59,9 +59,9 @@ def page_markdown(found: Rule | Remedy) -> str:
         else:
             lines += ["None: it states a fact."]
         lines += ["", "## Cases", "", "Fires on:", ""]
-        lines += [f"- `{case}`" for case in found.fires_on]
+        lines += [f"- `{case}`" for case in (*found.fires_on, *found.live_fires_on)]
         lines += ["", "Silent on:", ""]
-        lines += [f"- `{case}`" for case in found.silent_on] + [""]
+        lines += [f"- `{case}`" for case in (*found.silent_on, *found.live_silent_on)] + [""]
     return "\n".join(lines)
 
 
@@ -76,6 +76,8 @@ def plain_page(found: Rule | Remedy) -> dict[str, Any]:
     if isinstance(found, Rule):
         names = ("name", "default", "unit", "source")
         page["code"] = found.code
+        judges = {"one look": found.function, "a run": found.live}
+        page["judges"] = [what for what, function in judges.items() if function is not None]
         page["limits"] = [dict(zip(names, row, strict=True)) for row in found.limit_rows()]
         page["remedies"] = [r.name for r in remedies() if found.name in r.treats]
     else:
@@ -101,6 +103,8 @@ def _facts(found: Rule | Remedy) -> Iterable[str]:
     if isinstance(found, Rule):
         treated = [r.name for r in remedies() if found.name in r.treats]
         yield f"family: {FAMILIES[found.code[:3]]}"
+        looks, runs = found.function is not None, found.live is not None
+        yield "judges: " + " and ".join(["one look"] * looks + ["a run as it grows"] * runs)
         yield f"remedies: {', '.join(treated) or 'none; the finding says what to change'}"
     else:
         codes = {r.name: r.code for r in rules()}
@@ -121,9 +125,8 @@ def _limit_lines(found: Rule) -> list[str]:
 
 
 def _case_lines(found: Rule) -> list[str]:
-    return [f"  fires on   {case}" for case in found.fires_on] + [
-        f"  silent on  {case}" for case in found.silent_on
-    ]
+    fires, silent = found.fires_on + found.live_fires_on, found.silent_on + found.live_silent_on
+    return [f"  fires on   {case}" for case in fires] + [f"  silent on  {case}" for case in silent]
 
 
 def _short(summary: str) -> str:

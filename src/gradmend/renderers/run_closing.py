@@ -70,7 +70,7 @@ def post_mortem(report: Report, *, folder: str | None = None, width: int = 80) -
     else:
         loss = run_words.loss_words(run)
         causes, _ = run_words.ranked(report)
-        finite = "" if causes else "; every value was finite"
+        finite = "" if causes else "; all finite"
         lines = [f"{run_words.steps_words(run)} until here{f', {loss}' if loss else ''}{finite}"]
         if causes:
             top = causes[0].finding

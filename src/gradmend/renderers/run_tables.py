@@ -95,8 +95,10 @@ def fate_table(columns: Sequence[records.Column], fates: Sequence[Fate], look: L
     table = _table()
     table.add_column("fate of the gradient", width=21, no_wrap=True)
     table.add_column("parameters", width=10, justify="right", no_wrap=True)
-    table.add_column("entries", width=13, justify="right", no_wrap=True)
-    room = look.width - 21 - 10 - 13 - 6
+    wide = look.width >= 72
+    if wide:
+        table.add_column("entries", width=13, justify="right", no_wrap=True)
+    room = look.width - 21 - 10 - 4 - 15 * wide
     table.add_column("which", width=room, no_wrap=True)
     for fate in Fate:
         mine = [c for c, f in zip(columns, fates, strict=True) if f is fate]
@@ -106,12 +108,9 @@ def fate_table(columns: Sequence[records.Column], fates: Sequence[Fate], look: L
         which = names[0] if len(mine) == 1 else f"{names[0]} .. {names[1]}"
         entries = sum(column.size for column in mine)
         fine = fate in (Fate.APPLIED, Fate.FROZEN, Fate.UNKNOWN)
-        table.add_row(
-            Text(fate.value, style="" if fine else "yellow"),
-            f"{len(mine):,}",
-            f"{entries:,}",
-            Text(look.cut(which, room)),
-        )
+        cells = [Text(fate.value, style="" if fine else "yellow"), Text(f"{len(mine):,}")]
+        cells += [Text(f"{entries:,}")] if wide else []
+        table.add_row(*cells, Text(look.cut(which, room)))
     return table
 
 
@@ -178,12 +177,16 @@ def _newest_table(
             shown.append((heading, cells))
     if not shown:
         return None
-    widths = [max(len(heading), *map(len, cells)) for heading, cells in shown]
-    room = look.width - sum(widths) - 2 * len(widths)
     names = [look.say(name or "(the model)") for name in source.names]
-    name_width = min(max(len(title), *map(len, names)), max(room, 8))
+    wanted_width = max(len(title), *map(len, names))
+    widths = [max(len(heading), *map(len, cells)) for heading, cells in shown]
+    # Where there is no room for the name, the last number gives way.
+    while len(shown) > 1 and look.width - sum(widths) - 2 * len(widths) < min(wanted_width, 16):
+        shown.pop()
+        widths.pop()
+    name_width = min(wanted_width, look.width - sum(widths) - 2 * len(widths))
     table = _table()
-    table.add_column(title, width=name_width, no_wrap=True)
+    table.add_column(look.cut(title, name_width), width=name_width, no_wrap=True)
     for (heading, _), width in zip(shown, widths, strict=True):
         table.add_column(heading, width=width, justify="right", no_wrap=True)
     rows = range(len(names))

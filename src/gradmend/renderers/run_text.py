@@ -118,7 +118,7 @@ def _figures(report: Report, history: History, look: Look) -> Iterator[Renderabl
     if run.models:
         lines.append(("model", ", ".join(run.models)))
     steps = history["step"]
-    room = min(look.width - 50, 60)
+    room = min(look.width - 41, 60)
     for at, column in enumerate(steps.columns[:MOST_OPTIMIZERS]):
         several = len(steps.columns) > 1
         if several:
@@ -149,7 +149,9 @@ def _optimizer(history: History, at: int, room: int, look: Look) -> Iterator[tup
     finite = loss[np.isfinite(loss)]
     if len(finite):
         values = np.log10(finite) if (finite > 0).all() else finite
-        words = f"{numbers.number(float(finite[0]))} -> {numbers.number(float(finite[-1]))}"
+        edge = max(1, min(20, len(finite) // 5))  # medians: one batch says little
+        ends = [float(np.median(part)) for part in (finite[:edge], finite[-edge:])]
+        words = f"{numbers.number(ends[0])} -> {numbers.number(ends[1])}"
         yield "loss", _with_picture(words, values, room, look)
     _, rate = steps.series("learning_rate", at)
     if len(rate):

@@ -87,7 +87,11 @@ def clip_too_tight(history: History, limits: Limits) -> Iterator[Finding]:
             continue
         raw = windows.recent(table, "log10_raw_norm", 64)[:, column]
         raw = raw[np.isfinite(raw)]
-        rare = f"; {10.0 ** np.quantile(raw, 0.9):.2g} would clip one in ten" if len(raw) else ""
+        rare = (
+            f"; {windows.times(np.quantile(raw, 0.9)):.2g} would clip one in ten"
+            if len(raw)
+            else ""
+        )
         clip_to = table.last("clip_limit")[column]
         at_limit = f" at {windows.plain(float(clip_to))}" if np.isfinite(clip_to) else ""
         yield Finding(

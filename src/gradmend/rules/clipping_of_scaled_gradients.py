@@ -83,6 +83,12 @@ def clipping_of_scaled_gradients(history: History, limits: Limits) -> Iterator[F
                 ),
             ),
             weight=100.0,
-            explains=("tight-clipping", "vanishing-gradient", "stalled-layers", "loss-plateau"),
+            explains=(
+                "clip-too-tight",
+                "vanishing-gradient",
+                "stalled-layers",
+                "learning-rate-too-low",
+                "loss-plateau",
+            ),
             exculpation="scaler.unscale_(optimizer) before clipping",
         )

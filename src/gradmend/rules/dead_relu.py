@@ -120,7 +120,7 @@ def _huge_step(history: History, limits: Limits) -> tuple[int, float] | None:
     row = int(np.argmax(typical))
     if not typical[row] >= limits.huge_step or not np.isfinite(typical[row]):
         return None
-    return int(table.steps[row]), float(10.0 ** typical[row])
+    return int(table.steps[row]), windows.times(typical[row])
 
 
 @rule(

@@ -81,7 +81,7 @@ def gradient_grown_through_time(history: History, limits: Limits) -> Iterator[Fi
         summary=(
             f"the gradient of {column.module or column.name} grows by {decades:.1f} decades from"
             " the last time step to the first"
-            + (f", {10.0**gain:.2g} times per step" if np.isfinite(gain) else "")
+            + (f", {windows.times(gain):.2g} times per step" if np.isfinite(gain) else "")
             + (
                 f"; the spectral radius of its recurrent weights is {radius:.2g}"
                 if np.isfinite(radius)

@@ -86,6 +86,8 @@ def gradients_not_cleared(history: History, limits: Limits) -> Iterator[Finding]
                 "oscillating-loss",
                 "diverging-loss",
                 "loss-spike",
+                "update-norm-spike",
+                "learning-rate-too-high",
                 "loss-plateau",
                 "non-finite-value",
             ),

@@ -77,6 +77,6 @@ def late_clipping(history: History, limits: Limits) -> Iterator[Finding]:
                 ),
             ),
             weight=100.0,
-            explains=("exploding-gradient", "diverging-loss", "loss-spike"),
+            explains=("exploding-gradient", "diverging-loss", "loss-spike", "update-norm-spike"),
             exculpation="clipping between backward and step",
         )

@@ -87,10 +87,13 @@ def learning_rate_too_high(history: History, limits: Limits) -> Iterator[Finding
     huge = _huge_step(history, typical, limits)
     words, ratio = "", lasting
     if course is not None and lasting >= limits.ratio:
-        words = f"a step changes the typical weight matrix by {10.0**ratio:.2g} of its size"
+        words = (
+            f"a step changes the typical weight matrix by {windows.times(ratio):.2g} of its size"
+        )
     elif huge is not None and not (course is None and not _broke(history)):
         number, ratio = huge
-        words = f"step {number} changed the typical weight matrix by {10.0**ratio:.2g} of its size"
+        changed = f"{windows.times(ratio):.2g} of its size"
+        words = f"step {number} changed the typical weight matrix by {changed}"
     elif course is not None and _swings(course, limits):
         words = "the loss swings from side to side"
     elif course is not None and _grows_smoothly(course):

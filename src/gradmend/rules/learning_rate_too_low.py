@@ -84,8 +84,8 @@ def learning_rate_too_low(history: History, limits: Limits) -> Iterator[Finding]
             severity=Severity.WARNING,
             modules=(),
             summary=(
-                f"no step changes any weight matrix by more than {10.0 ** known.max():.1e} of its"
-                f" size, at a learning rate of {float(rates[-1]):g} for {len(numbers)} measured"
+                "no step changes any weight matrix by more than"
+                f" {windows.times(known.max()):.1e} of its size, at a learning rate of {float(rates[-1]):g} for {len(numbers)} measured"
                 " steps; 1e-3 is usual"
             ),
             evidence=(

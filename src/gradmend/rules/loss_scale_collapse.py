@@ -63,11 +63,11 @@ def loss_scale_collapse(history: History, limits: Limits) -> Iterator[Finding]:
     for column in range(len(table.columns)):
         known = skipped[:, column][~np.isnan(skipped[:, column])]
         _, scales = table.series("loss_scale", column)
-        scales = scales[scales > 0.0]
+        scales = scales[(scales > 0.0) & np.isfinite(scales)]
         if len(known) < windows.FEWEST or not len(scales):
             continue
         share = float(np.mean(known))
-        halvings = float(np.log2(scales.max() / scales[-1]))
+        halvings = float(np.log2(scales.max()) - np.log2(scales[-1]))
         if share < limits.skipped or halvings < limits.halvings:
             continue
         yield Finding(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -78,7 +79,8 @@ def loss_spike(history: History, limits: Limits) -> Iterator[Finding]:
         return
     at = int(np.argmax(rise))
     before = float(smooth[at])
-    noise = windows.spread(course.values[max(0, at - windows.RECENT) : at + width])
+    # Of the differences, so that the fall itself is no noise.
+    noise = windows.spread(np.diff(course.values[: at + width])) / math.sqrt(2.0)
     learned, height = course.first - before, course.last - before
     after = course.values[at + 2 * width :]
     if (
@@ -100,7 +102,8 @@ def loss_spike(history: History, limits: Limits) -> Iterator[Finding]:
         modules=(),
         summary=(
             f"near step {jumped} the loss jumped from {windows.plain(before)} and has stayed near"
-            f" {windows.plain(course.last)}: a step was {10.0**shock:.0f} times the usual"
+            f" {windows.plain(course.last)}: a step was {windows.plain(windows.times(shock))} times"
+            " the usual"
         ),
         evidence=(
             Evidence(

@@ -107,6 +107,8 @@ def negated_loss(history: History, limits: Limits) -> Iterator[Finding]:
                 "oscillating-loss",
                 "non-finite-value",
                 "loss-spike",
+                "learning-rate-too-high",
+                "update-norm-spike",
             ),
             exculpation="a loss that is not negative, or an optimizer with maximize=True",
         )

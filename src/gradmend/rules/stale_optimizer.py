@@ -108,6 +108,8 @@ def stale_optimizer(history: History, limits: Limits) -> Iterator[Finding]:
                 "loss-plateau",
                 "stalled-layers",
                 "vanishing-gradient",
+                "learning-rate-too-low",
+                "updates-lost-to-rounding",
                 "parameters-without-optimizer",
                 "detached-parameters",
             ),

@@ -85,7 +85,7 @@ def stalled_layers(history: History, limits: Limits) -> Iterator[Finding]:
         if not stalled or fastest < limits.moving:
             continue
         first, largest = table.columns[stalled[0]], float(np.max(upper[stalled]))
-        size = "nothing at all" if largest < -90.0 else f"{10.0**largest:.1e} of its size"
+        size = "nothing at all" if largest < -90.0 else f"{windows.times(largest):.1e} of its size"
         yield Finding(
             code="GRF221",
             name="stalled-layers",
@@ -94,8 +94,8 @@ def stalled_layers(history: History, limits: Limits) -> Iterator[Finding]:
             source=first.source,
             summary=(
                 f"a step changes {first.name} by {size}, and later layers by"
-                f" {10.0**fastest:.1e} of theirs: {len(stalled)} of {len(at)} weight matrices stand"
-                " still"
+                f" {windows.times(fastest):.1e} of theirs: {len(stalled)} of {len(at)} weight"
+                " matrices stand still"
             ),
             evidence=(
                 Evidence(

@@ -95,7 +95,12 @@ def summed_loss(history: History, limits: Limits) -> Iterator[Finding]:
                 ),
             ),
             weight=math.log10(batch) if batch > 0 else 1.0,
-            explains=("diverging-loss", "exploding-gradient", "loss-spike"),
+            explains=(
+                "diverging-loss",
+                "exploding-gradient",
+                "loss-spike",
+                "learning-rate-too-high",
+            ),
             exculpation="a mean over the batch",
         )
         return

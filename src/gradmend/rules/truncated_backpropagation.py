@@ -82,7 +82,7 @@ def truncated_backpropagation(history: History, limits: Limits) -> Iterator[Find
                 ),
             ),
             weight=100.0,
-            explains=("vanishing-through-time", "loss-plateau"),
+            explains=("gradient-lost-through-time", "loss-plateau"),
             exculpation="states that carry a gradient from one call to the next",
         )
 

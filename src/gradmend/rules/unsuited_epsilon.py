@@ -96,7 +96,7 @@ def unsuited_epsilon(history: History, limits: Limits) -> Iterator[Finding]:
                 limits.smallest * number_format(coarse[0].dtype).min_subnormal,
             )
         elif len(known) and np.mean(small) >= limits.share and windows.learned(history) is False:
-            typical = float(10.0 ** np.median(known))
+            typical = windows.times(np.median(known))
             yield _finding(
                 history,
                 Severity.WARNING,

@@ -82,7 +82,8 @@ def update_norm_spike(history: History, limits: Limits) -> Iterator[Finding]:
             modules=(),
             summary=(
                 f"{len(begins)} of the last {len(values)} measured updates stand out, the largest"
-                f" {10.0**largest:.0f} times the usual, last at step {int(steps[begins[-1]])}"
+                f" {windows.plain(windows.times(largest))} times the usual, last at step"
+                f" {int(steps[begins[-1]])}"
             ),
             evidence=(
                 Evidence(

@@ -86,7 +86,7 @@ def weight_collapse(history: History, limits: Limits) -> Iterator[Finding]:
         source=first.source,
         summary=(
             f"{len(collapsed)} of {len(at)} weight matrices have shrunk, the typical one to"
-            f" {10.0**-median:.1e} of its size"
+            f" {windows.times(-median):.1e} of its size"
             + (
                 f"; weight decay is {min(float(np.median(share)), 9.99):.0%} of their change"
                 if len(share)

@@ -19,6 +19,8 @@ RECENT = 24
 """Rows of the recent window."""
 FEWEST = 8
 """Measured rows below which nothing is said."""
+ENOUGH = 48
+"""Losses below which it is not said that none has fallen."""
 
 SCALE_FREE = frozenset(
     {
@@ -196,7 +198,9 @@ def loss_course(history: History, rows: int = RECENT) -> list[Loss]:
 def learned(history: History) -> bool | None:
     """Whether any loss of the run has fallen; ``None`` where no loss is known long enough."""
     courses = loss_course(history)
-    return any(course.learned for course in courses) if courses else None
+    if any(course.learned for course in courses):
+        return True
+    return False if any(len(course.values) >= ENOUGH for course in courses) else None
 
 
 def spread(values: Floats) -> float:
@@ -233,6 +237,11 @@ def rate_is_passing(history: History, column: int) -> bool:
     now, largest = float(rates[-1]), float(rates.max())
     rising = len(rates) > 1 and now > 1.05 * float(rates[-min(len(rates), RECENT)])
     return rising or now < 0.2 * largest
+
+
+def times(decades: float) -> float:
+    """The factor of so many decades, within what a float can hold."""
+    return float(10.0 ** min(max(float(decades), -300.0), 300.0))
 
 
 def plain(number: float) -> str:

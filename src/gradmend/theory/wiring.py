@@ -148,13 +148,11 @@ def standing(history: History, kind: str) -> dict[str, Event]:
         history: The run.
         kind: Such as ``module-state``.
     """
-    newest = {event.where: event for event in history.of_kind(kind)}
     steps = history["step"].steps
-    return {
-        where: event
-        for where, event in newest.items()
-        if int(np.count_nonzero(steps >= event.step)) >= FEWEST
-    }
+    if len(steps) < FEWEST:
+        return {}
+    newest = {event.where: event for event in history.of_kind(kind)}
+    return {where: event for where, event in newest.items() if event.step <= steps[-FEWEST]}
 
 
 def lasting_events(
@@ -244,8 +242,8 @@ def chance_of_less(before: Floats, after: Floats) -> float:
     """
     if not len(before) or not len(after):
         return float("nan")
-    difference = before[:, None] - after[None, :]
-    return float(np.mean(np.sign(np.nan_to_num(difference, posinf=1.0, neginf=-1.0)) + 1) / 2)
+    earlier, later = before[:, None], after[None, :]
+    return float(np.mean(earlier > later) + np.mean(earlier == later) / 2)
 
 
 FALLING = 0.62

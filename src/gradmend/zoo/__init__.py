@@ -4,7 +4,14 @@
 cases by these names and arguments, as data, so that rule files need no torch.
 """
 
-from gradmend.zoo import networks as networks  # importing it registers its specimens
+# Importing them registers their specimens and trainings.
+from gradmend.zoo import healthy_trainings as healthy_trainings
+from gradmend.zoo import miswired_losses as miswired_losses
+from gradmend.zoo import miswired_models as miswired_models
+from gradmend.zoo import miswired_trainings as miswired_trainings
+from gradmend.zoo import networks as networks
+from gradmend.zoo import unstable_trainings as unstable_trainings
 from gradmend.zoo.specimen import Specimen, build, names
+from gradmend.zoo.training import Training, build_training, training_names
 
-__all__ = ["Specimen", "build", "names"]
+__all__ = ["Specimen", "Training", "build", "build_training", "names", "training_names"]

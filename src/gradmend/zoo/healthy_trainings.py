@@ -160,7 +160,7 @@ def line_fit(reduction: str = "mean", second_order: bool = False) -> Training:
     def step(number: int) -> None:
         del number  # unused: the same points at every step
         if second_order:
-            optimizer.step(lambda: float(closure()))
+            optimizer.step(lambda: float(closure().detach()))
         else:
             closure()
             optimizer.step()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
@@ -30,6 +30,8 @@ class HeldCall:
     kwargs: dict[str, Any]
     versions: tuple[int, ...]
     """How often each argument had been written to in place."""
+    shape: list[int] | None
+    """Of the first tensor that was handed over."""
     randomness: Tensor
     autocast: torch.dtype | None
     cotangents: list[Tensor | None] = field(default_factory=list)
@@ -38,11 +40,13 @@ class HeldCall:
     @classmethod
     def of(cls, root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> HeldCall:
         """Hold a call that is about to be made."""
+        tensors = list(tensors_in((args, kwargs) if kwargs else args))
         return cls(
             root=weakref.ref(root),
             args=args,
             kwargs=dict(kwargs),
-            versions=_versions(args, kwargs),
+            versions=_versions(tensors),
+            shape=list(tensors[0].shape) if tensors else None,
             randomness=torch.get_rng_state(),
             autocast=torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None,
         )
@@ -55,16 +59,17 @@ class HeldCall:
             if tensor.requires_grad:
                 tensor.register_hook(_Keep(self.cotangents, at))  # type: ignore[no-untyped-call]
 
-    def batch(self) -> list[int] | None:
-        """Shape of the first tensor that was handed over."""
-        first = next(tensors_in((self.args, self.kwargs)), None)
-        return None if first is None else list(first.shape)
+    @property
+    def was_trained(self) -> bool:
+        """Whether a gradient came back to an output."""
+        return any(cotangent is not None for cotangent in self.cotangents)
 
     def why_not(self) -> str | None:
         """Why the call cannot be made again; ``None`` if it can."""
         if self.root() is None:
             return "the model is gone"
-        if _versions(self.args, self.kwargs) != self.versions:
+        tensors = list(tensors_in((self.args, self.kwargs) if self.kwargs else self.args))
+        if _versions(tensors) != self.versions:
             return "the batch was changed in place after the call"
         return None
 
@@ -124,9 +129,5 @@ class _Keep:
         self.into[self.at] = grad.detach()
 
 
-def _versions(args: Any, kwargs: Any) -> tuple[int, ...]:
-    return tuple(t._version for t in _fresh(tensors_in((args, kwargs))))
-
-
-def _fresh(tensors: Iterator[Tensor]) -> Iterator[Tensor]:
-    return (t for t in tensors if not t.is_inference())
+def _versions(tensors: list[Tensor]) -> tuple[int, ...]:
+    return tuple(-1 if t.is_inference() else t._version for t in tensors)

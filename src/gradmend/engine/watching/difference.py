@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from gradmend.engine.watching import parting
+from gradmend.engine.watching.lasting import lasting
 from gradmend.records.difference import Difference, Parting, Setting
 from gradmend.records.history import TABLES, Column, History
 from gradmend.theory.windows import rank
@@ -44,10 +45,11 @@ def difference(a: History, b: History) -> Difference:
             found += [first] if first is not None else []
             drifts = min(drifts, drift)
     else:
-        lasting = (parting.lasting(pair) for pair in parting.pairs(a, b))
-        found = [first for first in lasting if first is not None]
+        lasts = (lasting(pair) for pair in parting.pairs(a, b))
+        found = [first for first in lasts if first is not None]
     found += _broken(a, b)
-    found.sort(key=_order)
+    clipped = any(len(h["step"]) and np.isfinite(h["step"]["clip_limit"]).any() for h in (a, b))
+    found.sort(key=lambda first: (*parting.causal(first, clipped=clipped), first.column))
     return Difference(
         names=(a.run.name, b.run.name),
         steps=(_steps(a), _steps(b)),
@@ -61,10 +63,6 @@ def difference(a: History, b: History) -> Difference:
         findings=_only(_findings(a), _findings(b)),
         columns=_only(_columns(a), _columns(b)),
     )
-
-
-def _order(found: Parting) -> tuple[int, int, str]:
-    return (*parting.causal(found), found.column)
 
 
 def _steps(history: History) -> int:

@@ -37,6 +37,11 @@ class FirstBad:
         self._loss: tuple[float, LossGraph | None, str | None] | None = None
         self._columns: list[Column] = []
 
+    @property
+    def is_bad(self) -> bool:
+        """Whether the last step had a value that is not finite."""
+        return self._was_bad
+
     def loss(self, value: float, graph: LossGraph | None, line: str | None) -> None:
         """A loss that is not finite was handed to backward."""
         self._bad_now = True
@@ -73,7 +78,7 @@ class FirstBad:
             if where or facts["operation"]:
                 break
         self._replays += 1
-        facts["batch"] = next((shape for call in calls if (shape := call.batch())), None)
+        facts["batch"] = next((call.shape for call in calls if call.shape), None)
         if not facts.get("operation"):
             where, text = self._from_the_graph(facts, direction, roster)
         facts["direction"] = direction

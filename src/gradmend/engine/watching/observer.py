@@ -30,10 +30,10 @@ from gradmend.engine.watching.schedule import Schedule
 from gradmend.engine.watching.sheets import Sheets
 from gradmend.probe import accounts, kernels
 from gradmend.probe.outputs import OutputWatch
-from gradmend.probe.roster import Roster
+from gradmend.probe.roster import Roster, unwrap
 from gradmend.probe.source import calling_line
 from gradmend.probe.taps import Listener
-from gradmend.probe.wiring import loss_graph
+from gradmend.probe.wiring import LossGraph, loss_graph
 from gradmend.records.history import QUANTITIES, Event, RunFacts
 
 PULSE = 4096
@@ -42,6 +42,9 @@ SAMPLE = 4096
 """Entries of each parameter that are compared before and after a step (monitoring-cost.md 4)."""
 JUMP = 6.0
 """Standard deviations of log10 |gradient| from its own recent mean that call for a closer look."""
+
+MOST_GRAPHS = 16
+"""Changes of a loss's graph that are told for each optimizer: batches of all sizes change it."""
 
 Row = dict[str, np.ndarray]
 
@@ -99,13 +102,16 @@ class Observer(Listener):
         self._sheets = Sheets(record, self.roster)
         self._root_began = 0.0
         self._root_seconds: dict[int, float] = {}
-        self._told: dict[str, Any] = {}
+        self._altered = False  # something stands between backward and step: clipping, a scale
+        self._graphs_told: dict[str, tuple[int, Any]] = {}
+        self._in_eval = False
         self._last_end: float | None = None
         self._own_at_end = 0.0
         self._norms: tuple[float, float, int] = (0.0, 0.0, 0)
         self._after: dict[int, Any] = {}
         self._stale = False
-        self._fingerprint: tuple[Tensor, Tensor] | None = None
+        self._stale_gradients: dict[int, _Stale] = {}
+        self._compared = 0
         self._steps_heard: dict[int, int] = {}
         self._steps_scaled: dict[int, int] = {}
         self._open: list[list[Any]] = []
@@ -116,7 +122,8 @@ class Observer(Listener):
     def _clear(self) -> None:
         self.plan: frozenset[str] | None = None
         self.calls: list[HeldCall] = []
-        self._rows: dict[str, Row] = {}
+        self._blocks: dict[str, np.ndarray] = {}
+        self._rows: dict[str, Row] = {}  # the blocks' lines, by quantity
         self._stepped: set[int] = set()
         self._cost: dict[str, float] = {}
         self._reset_step()
@@ -128,12 +135,12 @@ class Observer(Listener):
         self._raw: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._clip: tuple[str, float, float] | None = None
         self._clip_scaled = self._clip_late = False
-        self._not_cleared = math.nan
         self._scale: float | None = None
         self._unscaled = False
         self._loss_is_scaled = False
         self._closure_heard = False
         self._before: Any = None
+        self._graph: LossGraph | None = None
 
     def _begin(self) -> None:
         if self.plan is not None:
@@ -162,8 +169,8 @@ class Observer(Listener):
             self.schedule.passed(max(0.0, net))
             self._row("step")["seconds"][:] = max(0.0, net)
         for table in ("step", "gradient", "update"):
-            if table in self._rows:
-                self.record.append(table, self.step, self._rows[table])
+            if table in self._blocks:
+                self.record.append(table, self.step, self._blocks[table])
         first = self._last_end is None
         self._after_iteration(self.step)
         for name, seconds in self._cost.items():
@@ -177,7 +184,9 @@ class Observer(Listener):
         self.step += 1
         if first:  # kernels were compiled, and the model looked at: not what a step costs
             self.setup_seconds, self.own_seconds = self.own_seconds, 0.0
+        self.schedule.heard += 1
         self.schedule.base = self.own_seconds - self.schedule.spent
+        self.sleeps = 0 if self.firstbad.is_bad else self.schedule.sleeps(self.step)
         if self.record.due():
             self.record.run = self.run_so_far()
             self.record.flush()
@@ -187,15 +196,29 @@ class Observer(Listener):
     def _row(self, table: str) -> Row:
         if table not in self._rows:
             names = QUANTITIES[table]
-            block = np.full((len(names), self._width(table)), np.nan)
+            block = self._blocks[table] = np.empty((len(names), self._width(table)))
+            block.fill(np.nan)
             self._rows[table] = dict(zip(names, block, strict=True))
         return self._rows[table]
+
+    @override
+    def slept(self, steps: int) -> None:
+        """So many steps of the training went by unheard: they cost more to hear than to take."""
+        now = time.perf_counter()
+        if self._last_end is not None:
+            self.schedule.passed(now - self._last_end, steps)
+        self.step += steps
+        self._last_end = now
+        self._after.clear()
+        self._stale_gradients.clear()
 
     def run_so_far(self) -> RunFacts:
         """The run's circumstances as they are now."""
         return replace(
             self.record.run,
             steps=self.step,
+            models=tuple(type(unwrap(m)).__name__ for m in self.roster.models())
+            or self.record.run.models,
             seconds=self.schedule.trained,
             overhead_seconds=self.own_seconds,
             setup_seconds=self.setup_seconds,
@@ -229,14 +252,20 @@ class Observer(Listener):
                 for table in ("gradient", "update"):
                     self.record.columns(table, self.roster.columns)
                 self.record.columns("step", self.roster.optimizers)
-                for table, row in self._rows.items():
-                    self._rows[table] = _widened(row, self._width(table))
+                for table in list(self._blocks):
+                    self._widen(table)
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             indices = [self.roster.index(p) for p in parameters]
             kept = [p for p, i in zip(parameters, indices, strict=True) if i is not None]
             known = (key, kept, np.array([i for i in indices if i is not None], dtype=np.intp))
             self._cast[id(optimizer)] = known
         return known[1], known[2]
+
+    def _widen(self, table: str) -> None:
+        """The cast has grown in the middle of an iteration."""
+        narrow, _ = self._blocks.pop(table), self._rows.pop(table)
+        for name, values in zip(QUANTITIES[table], narrow, strict=True):
+            self._row(table)[name][: len(values)] = values
 
     def _width(self, table: str) -> int:
         return len(self.roster.optimizers if table == "step" else self.roster.columns)
@@ -248,12 +277,14 @@ class Observer(Listener):
     def root_begins(
         self, root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        if not torch.is_grad_enabled() or not root.training:
+        if not torch.is_grad_enabled():
             return
         self._begin()
         if len(self.calls) < MOST_CALLS:
             self.calls.append(HeldCall.of(root, args, kwargs))
-        if self.due("outputs") and self._outputs is None and self._turn(root):
+        # An evaluation that forgot no_grad is not what is trained; a training in eval mode is.
+        trains = root.training or self._in_eval
+        if self.due("outputs") and self._outputs is None and trains and self._turn(root):
             self._outputs = OutputWatch(root, self._sheets.dead)
             self._outputs.__enter__()
         self._root_began = time.perf_counter()
@@ -305,8 +336,8 @@ class Observer(Listener):
     @_heard
     def backward_begins(self, losses: tuple[Tensor, ...]) -> None:
         self._begin()
-        if not self._backwards:
-            self._not_cleared = self._still_there()
+        for stale in self._stale_gradients.values():
+            stale.look()
         if self._closure_heard:
             return
         for loss in losses:
@@ -316,44 +347,37 @@ class Observer(Listener):
                 if not math.isfinite(value):
                     graph = loss_graph(loss)
                     self.firstbad.loss(value, graph, calling_line())
-        if self.due("graph") and losses[0].grad_fn is not None:
+        if self.due("graph") and self._graph is None:
             with self.tier("graph"):
-                self._read_graph(losses[0])
+                self._graph = loss_graph(losses[0])
 
-    def _still_there(self) -> float:
-        """Whether the gradients of the last step are what this backward will add to."""
-        if self._fingerprint is None:
-            return math.nan
-        parameter, copy = self._fingerprint
-        self._fingerprint = None
-        grad = parameter.grad
-        same = grad is not None and grad.shape == copy.shape and bool(torch.equal(grad, copy))
-        return float(same and bool(copy.any()))
-
-    def _read_graph(self, loss: Tensor) -> None:
-        graph = loss_graph(loss)
+    def _tell_graph(self, optimizer: Optimizer) -> None:
+        """Say what the loss's graph looks like, where it has changed."""
+        graph, self._graph = self._graph, None
         if graph is None:
             return
-        unreached = [
-            column.name
-            for at, column in enumerate(self.roster.columns)
-            if graph.whole
-            and column.facts["trainable"]
-            and column.facts["registered"]
-            and (p := self.roster.parameter(at)) is not None
-            and id(p) not in graph.reached
-        ]
-        facts = {"tail": list(graph.tail), "flat": list(graph.flat), "unreached": unreached}
-        self._told.setdefault("graphs", [])
-        if facts not in self._told["graphs"] and len(self._told["graphs"]) < 32:
-            self._told["graphs"].append(facts)
-            self.record.event(Event(step=self.step, kind="loss-graph", facts=facts))
+        facts: dict[str, Any] = {"tail": list(graph.tail), "flat": list(graph.flat)}
+        if graph.whole:
+            facts["unreached"] = [
+                column.name
+                for at, column in enumerate(self.roster.columns)
+                if column.facts["trainable"]
+                and column.facts["registered"]
+                and (p := self.roster.parameter(at)) is not None
+                and id(p) not in graph.reached
+            ]
+            facts["strangers"] = sum(not self.roster.knows(each) for each in graph.parameters)
+        where = self.roster.optimizers[self.roster.optimizer(optimizer)].name
+        times, before = self._graphs_told.get(where, (0, None))
+        if facts != before and times < MOST_GRAPHS:
+            self._graphs_told[where] = (times + 1, facts)
+            self.record.event(Event(step=self.step, kind="loss-graph", where=where, facts=facts))
 
     @override
     @_heard
     def backward_ended(self) -> None:
         self._backwards += 1
-        if not (self.due("rows") and (self.step < 2 or self._told.get("altered"))):
+        if not (self.due("rows") and (self.step < 2 or self._altered)):
             return
         with self.tier("rows"):
             for optimizer in self._optimizers:
@@ -364,7 +388,7 @@ class Observer(Listener):
     @override
     @_heard
     def clipped(self, kind: str, limit: float, norm: Tensor | None) -> None:
-        self._told["altered"] = True
+        self._altered = True
         late = not self._backwards and bool(self._stepped or self.step)
         self._clip_late = self._clip_late or late
         self._clip_scaled = self._clip_scaled or (
@@ -377,7 +401,7 @@ class Observer(Listener):
     @_heard
     def unscaled(self, scaler: GradScaler, optimizer: Optimizer) -> None:
         del scaler, optimizer  # unused: what matters is when it happened
-        self._told["altered"] = True
+        self._altered = True
         self._unscaled = True
 
     # ---- the step
@@ -395,6 +419,10 @@ class Observer(Listener):
         self._begin()
         self._open.append([optimizer, True])
         self._steps_heard[id(optimizer)] = self._steps_heard.get(id(optimizer), 0) + 1
+        if self.calls and (called := self.calls[-1].root()) is not None:
+            self._in_eval = not called.training
+        self._cast_of(optimizer)
+        self._tell_graph(optimizer)
         if not has_closure:
             self._emit_outputs()
             self._measure_gradients(optimizer)
@@ -406,7 +434,7 @@ class Observer(Listener):
             name: getattr(self, name)
             for name in (
                 "_losses", "_backwards", "_raw", "_clip", "_clip_scaled", "_clip_late",
-                "_not_cleared", "_scale", "_unscaled", "_loss_is_scaled", "calls",
+                "_scale", "_unscaled", "_loss_is_scaled", "_graph", "calls",
             )
         }  # fmt: skip
         self._end_iteration()
@@ -445,7 +473,7 @@ class Observer(Listener):
             scale = math.log10(self._scale) if self._scale and self._loss_is_scaled else 0.0
             if raw is not None and len(raw[0]) == len(indices):
                 row["log10_raw"][indices] = kernels.log10_rms(raw[1]) - scale
-            elif thorough and not self._told.get("altered"):
+            elif thorough and not self._altered:
                 row["log10_raw"][indices] = quantities["log10_rms"]
             norm = accounts.log10_norm(stats, [p.numel() for p in parameters], factor)
             self._row("step")["log10_norm"][self.roster.optimizer(optimizer)] = norm
@@ -456,7 +484,8 @@ class Observer(Listener):
         self._notice(norm, quantities["state"], indices)
         if self.due("looks") and self.calls:
             with self.tier("looks"):
-                self._look_now(self.calls[-1])
+                caught = [call for call in self.calls if call.was_trained]
+                self._look_now((caught or self.calls)[-1])
 
     def _orphans(self, thorough: bool) -> None:
         """Gradients of parameters that no optimizer holds: they are computed and never used."""
@@ -508,15 +537,17 @@ class Observer(Listener):
         )
 
     def _sample_weights(self, optimizer: Optimizer) -> None:
-        if not self.due("rows"):
+        after = self._after.get(id(optimizer))
+        if not self.due("rows") and (after is None or after[2] != self.step - 1):
             return
         with self.tier("rows"):
             parameters, indices = self._cast_of(optimizer)
             after = self._after.pop(id(optimizer), None)
-            if after is not None and len(after[1]) == len(indices):
+            if after is not None and after[2] == self.step - 1 and len(after[1]) == len(indices):
                 moved = kernels.compare(after[0], parameters)
                 self._row("update")["outside_share"][indices] = accounts.changed_share(moved)
-            self._before = kernels.sample(parameters, SAMPLE)
+            if self.due("rows"):
+                self._before = kernels.sample(parameters, SAMPLE)
 
     @override
     @_heard
@@ -537,7 +568,7 @@ class Observer(Listener):
             "skipped": float(skipped),
             "backwards": float(self._backwards),
             "batch_size": self._batch_size(),
-            "not_cleared": self._not_cleared,
+            "not_cleared": self._not_cleared(optimizer),
             "clip_late": float(self._clip_late),
             "clip_scaled": float(self._clip_scaled),
             "clip_factor": 1.0,
@@ -577,25 +608,28 @@ class Observer(Listener):
         sizes = np.array([p.numel() for p in parameters], dtype=np.float64)
         step = self._row("step")
         step["log10_update_norm"][at], step["unchanged_share"][at] = accounts.overall(moved, sizes)
-        self._after[id(optimizer)] = (kernels.sample(parameters, SAMPLE), indices)
-        if not self.exact:  # look again at the very next step: has anybody else written?
-            self.schedule.tiers["rows"].last = min(self.schedule.tiers["rows"].last, self.step)
+        self._compared += 1
+        if self.exact or self._compared % 3 == 1:  # has somebody else written by the next step?
+            self._after[id(optimizer)] = (kernels.sample(parameters, SAMPLE), indices, self.step)
+
+    def _not_cleared(self, optimizer: Optimizer) -> float:
+        stale = self._stale_gradients.pop(id(optimizer), None)
+        return math.nan if stale is None or not stale.looked else float(not stale.cleared)
 
     def _mark(self, optimizer: Optimizer) -> None:
-        """Remember one small gradient, to see whether the next backward finds it still there."""
+        """Remember one small gradient, to see whether it is cleared before the next step."""
         if not self.due("rows"):
             return
         known = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
         dense = [p for p in known if p.grad.layout == torch.strided and p.device.type == "cpu"]
-        if dense:
-            smallest = min(dense, key=lambda p: p.numel())
-            self._fingerprint = (smallest, smallest.grad.detach().clone())
+        moving = [p for p in dense if p.numel() and bool(p.grad.any())]
+        if moving:
+            self._stale_gradients[id(optimizer)] = _Stale(min(moving, key=lambda p: p.numel()))
 
     def _batch_size(self) -> float:
         for call in self.calls:
-            shape = call.batch()
-            if shape:
-                return float(shape[0])
+            if call.shape:
+                return float(call.shape[0])
         return math.nan
 
     @override
@@ -620,11 +654,22 @@ class Observer(Listener):
             )
 
 
-def _widened(row: Row, width: int) -> Row:
-    return {
-        name: np.concatenate([values, np.full(width - len(values), np.nan)])
-        for name, values in row.items()
-    }
+class _Stale:
+    """A gradient that has been used: is it cleared before its optimizer steps again?"""
+
+    def __init__(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        self.parameter, self.copy = parameter, parameter.grad.detach().clone()
+        self.looked = self.cleared = False
+
+    def look(self) -> None:
+        """Another backward pass begins, and will add to what is there."""
+        grad = self.parameter.grad
+        gone = grad is None or not bool(grad.any())
+        # The first time it must be what it was; later other losses may have been added to it.
+        replaced = not self.looked and grad is not None and not torch.equal(grad, self.copy)
+        self.cleared = self.cleared or gone or replaced
+        self.looked = True
 
 
 def _sum(losses: list[float]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +30,9 @@ class Recent:
         """Declare a table's columns; earlier rows know nothing of new ones."""
         self.tables[table].columns = tuple(columns)
 
-    def append(self, table: str, step: int, values: Mapping[str, NDArray[np.floating]]) -> None:
-        """Remember one row: quantity -> [columns]."""
-        self.tables[table].append(step, values)
+    def append(self, table: str, step: int, block: NDArray[np.floating]) -> None:
+        """Remember one row: the table's quantities, shape [quantities, columns]."""
+        self.tables[table].append(step, block)
 
     def event(self, event: Event) -> None:
         """Remember an event; of too many the middle ones are forgotten."""
@@ -55,12 +55,8 @@ class _Rows:
         self.last: deque[Row] = deque()
         self.stride, self._passed = 1, 0
 
-    def append(self, step: int, values: Mapping[str, NDArray[np.floating]]) -> None:
-        row = np.full((len(self.quantities), len(self.columns)), np.nan, dtype=np.float32)
-        for at, name in enumerate(self.quantities):
-            known = values.get(name)
-            if known is not None:
-                row[at, : len(known)] = known
+    def append(self, step: int, block: NDArray[np.floating]) -> None:
+        row = block.astype(np.float32)
         share = MOST_NUMBERS // max(1, row.size)
         if len(self.first) < min(FIRST, max(4, share // 7)):
             self.first.append((step, row))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gradmend.engine.watching.recent import Recent
 from gradmend.records.exponents import Exponents
-from gradmend.records.history import Column, Event, History, RunFacts
+from gradmend.records.history import QUANTITIES, Column, Event, History, RunFacts
 from gradmend.store.errors import StoreError
 from gradmend.store.writer import RunWriter
 
@@ -51,11 +51,11 @@ class Record:
         if self.writer is not None:
             self.writer.columns(table, columns, at=0)
 
-    def append(self, table: str, step: int, values: Mapping[str, NDArray[np.floating]]) -> None:
-        """Add one row."""
-        self.recent.append(table, step, values)
+    def append(self, table: str, step: int, block: NDArray[np.floating]) -> None:
+        """Add one row: the table's quantities in their order, shape [quantities, columns]."""
+        self.recent.append(table, step, block)
         if self.writer is not None:
-            self.writer.append(table, step, values)
+            self.writer.append(table, step, dict(zip(QUANTITIES[table], block, strict=True)))
 
     def histogram(self, table: str, step: int, counts: Mapping[int, Exponents]) -> None:
         """Add exponent histograms; they are kept on disk only."""

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 FREE_SECONDS = 0.3
 """What all tiers together may spend beyond their share, once: so that a run of seconds is seen."""
+AWAKE = 64
+"""Steps at the beginning of a run that are all listened to."""
+MOST_ASLEEP = 200
+"""Steps that may pass unheard in a row."""
 
 
 @dataclass(kw_only=True)
@@ -43,6 +47,8 @@ class Schedule:
         self.trained = 0.0
         """Seconds of training, our own excluded."""
         self.steps = 0
+        self.heard = 0
+        """Steps that were listened to."""
         self.base = 0.0
         """Seconds that listening itself took, in no tier: the budget pays for it first."""
         self._urgent: set[str] = set()
@@ -53,10 +59,17 @@ class Schedule:
         """Seconds that all tiers took."""
         return sum(tier.spent for tier in self.tiers.values())
 
-    def passed(self, seconds: float) -> None:
-        """A step of the training took so long, without us."""
+    def passed(self, seconds: float, steps: int = 1) -> None:
+        """Steps of the training took so long, without us."""
         self.trained += seconds
-        self.steps += 1
+        self.steps += steps
+
+    def sleeps(self, step: int) -> int:
+        """How many steps to let pass unheard, so that listening costs half the budget at most."""
+        if self.budget == float("inf") or step < AWAKE or not self.trained:
+            return 0
+        heard = self.base / (self.heard or 1)
+        return min(MOST_ASLEEP, int(heard / (0.5 * self.budget * self.trained / self.steps)))
 
     def due(self, name: str, step: int) -> bool:
         """Whether a tier may measure at this step."""

@@ -81,13 +81,11 @@ class Sheets:
                 )
         if len(columns) != before:
             self.record.columns(table, list(columns.values()))
-        values = {
-            quantity: np.array([rows.get(n, {}).get(quantity, np.nan) for n in columns])
-            for quantity in QUANTITIES[table]
-        }
+        names = QUANTITIES[table]
+        block = np.array([[rows.get(n, {}).get(q, np.nan) for n in columns] for q in names])
         if table == "output":
-            values["log10_grad"] -= log10_scale
-        self.record.append(table, step, values)
+            block[names.index("log10_grad")] -= log10_scale
+        self.record.append(table, step, block)
 
     def _say(self, step: int, kind: str, where: str, facts: dict[str, Any]) -> None:
         if self._said.get((kind, where)) != facts:

@@ -147,9 +147,7 @@ def measure(address, entries, format, samples, inner, bounds, alive):
     if format == BFLOAT16:
         bits = as_bfloat16(address, entries)
         return _measure(bits, np.int16(0), samples, inner, bounds, alive)
-    return _measure(
-        as_float16(address, entries), np.uint16(0), samples, inner, bounds, alive
-    )
+    return _measure(as_float16(address, entries), np.uint16(0), samples, inner, bounds, alive)
 
 
 @jit
