@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import gradmend
-from gradmend.engine.watching.schedule import FREE_SECONDS
 
 
 class Monitor:
@@ -60,7 +59,8 @@ class ForeachNorm(Monitor):
     """``torch._foreach_norm`` of all gradients, fetched at once."""
 
     def gradients(self) -> None:
-        torch.stack(torch._foreach_norm([p.grad for p in self.parameters])).tolist()
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        torch.stack(torch._foreach_norm(grads)).tolist()
 
 
 class ClipNorm(Monitor):
@@ -117,7 +117,7 @@ class WandbWatch(Monitor):
     every = 1
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
-        import wandb
+        import wandb  # type: ignore[import-not-found,unused-ignore]
 
         quiet = wandb.Settings(silent=True, console="off", x_disable_stats=True)
         self.run = wandb.init(mode="offline", dir=str(folder), project="overhead", settings=quiet)

@@ -44,7 +44,8 @@ class _Block(nn.Module):
         q, k, v = parts.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
-        return x + self.narrow(functional.gelu(self.wide(self.norm2(x))))
+        inner: Tensor = self.narrow(functional.gelu(self.wide(self.norm2(x))))
+        return x + inner
 
 
 class _Gpt(nn.Module):
@@ -59,7 +60,8 @@ class _Gpt(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.token(tokens) + self.place.weight[: tokens.shape[1]]
-        return self.head(self.norm(self.blocks(x)))
+        logits: Tensor = self.head(self.norm(self.blocks(x)))
+        return logits
 
 
 class _Residual(nn.Module):

@@ -120,7 +120,9 @@ def main() -> None:
     parser.add_argument("--variants", help=f"default: all of {', '.join(VARIANTS)}")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a chunk, at least")
-    parser.add_argument("--quick", action="store_true", help="one tiny net, few variants, one short round")
+    parser.add_argument(
+        "--quick", action="store_true", help="one tiny net, few variants, one short round"
+    )
     arguments = parser.parse_args()
     nets, variants = list(NETS), [name for name in VARIANTS if name != "plain"]
     if arguments.quick:
@@ -256,7 +258,9 @@ def show(net: str, plain: Measured, others: Sequence[Measured]) -> None:
         )
         if each.name == "wandb-1":
             rare = ((ratio - 1) / 1000 + 1 for ratio in (each.total("wall"), each.total("cpu")))
-            print("| the same, log_freq=1000 (derived) | | | {:.3f}, {:.3f} | | | | | |".format(*rare))
+            print(
+                "| the same, log_freq=1000 (derived) | | | {:.3f}, {:.3f} | | | | | |".format(*rare)
+            )
     ours = [each for each in others if not each.failed and each.taken[0]["after"]]
     if ours:
         show_tiers(ours)

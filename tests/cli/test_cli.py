@@ -359,7 +359,14 @@ FROZEN: dict[str, list[str]] = {
         "--activation", "--budget", "--depth", "--depth-sweep", "--json", "--keep", "--out",
         "--seed", "--traceback", "--width",
     ],
+    "diff": ["good", "bad", "--json", "--traceback"],
     "explain": ["word", "--json", "--traceback"],
+    "ls": ["folder", "--json", "--traceback"],
+    "report": ["folder", "--json", "--markdown", "--traceback"],
+    "run": [
+        "target", "arguments", "--budget", "--fail-on", "--looks", "--record", "--run",
+        "--stop-when-dead", "--traceback", "-m",
+    ],
 }  # fmt: skip
 """Every command and its options: scripts rely on them, so removing one is a breaking change."""
 

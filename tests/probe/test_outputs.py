@@ -452,7 +452,7 @@ def test_nothing_is_held() -> None:
     watch = OutputWatch(model)
     with watch:
         output = model(x)
-    held = [m for e in watch._entries.values() for m in e.measures]
+    held = [m for e in watch._entries.by_name.values() for m in e.measures]
     assert held and all(not isinstance(getattr(m, "energy"), Tensor) for m in held)  # noqa: B009
     output.sum().backward()
     assert all(isinstance(norm, float) or norm.dim() == 0 for m in held for norm in m.norms)

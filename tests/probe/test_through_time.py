@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from gradmend.probe import through_time
+from gradmend.probe import sequences, through_time
 from gradmend.probe.cells import CellWatch
 from gradmend.probe.through_time import unroll
 from gradmend.probe.unrolled import spectral_radius
@@ -270,7 +270,7 @@ def test_long_sequences_and_big_batches_are_cut_and_say_so(
     module = nn.RNN(2, 3)
     (record,) = unroll(module, torch.randn(30, 2, 2), most_steps=10)
     assert record.steps == 10 and "last 10 of 30" in record.note
-    monkeypatch.setattr(through_time, "MOST", 300)
+    monkeypatch.setattr(sequences, "MOST", 300)
     (record,) = unroll(module, torch.randn(10, 8, 2))
     assert "first 2 of 8" in record.note
 

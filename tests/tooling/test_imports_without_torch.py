@@ -5,8 +5,12 @@ The import contracts see what is written; these tests see what happens.
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from gradmend.records.history import Column, RunFacts
+from gradmend.store.writer import RunWriter
 
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None\n"  # any `import torch` now raises
 EVERY_MODULE_OF = """
@@ -49,7 +53,7 @@ def test_the_package_imports() -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["errors", "records", "registry", "remedies", "renderers", "rules", "theory"]
+    "room", ["errors", "records", "registry", "remedies", "renderers", "rules", "store", "theory"]
 )
 def test_every_module_of_a_torch_free_room_imports(room: str) -> None:
     without_torch(EVERY_MODULE_OF.format(room=room))
@@ -70,6 +74,17 @@ def test_a_report_is_rendered(view: str) -> None:
 def test_a_report_becomes_json() -> None:
     said = without_torch(REPORT + "import json; print(json.dumps(report.to_dict()))")
     assert "a-small-net" in said
+
+
+def test_runs_are_reported_compared_and_listed(tmp_path: Path) -> None:
+    writer = RunWriter.create(tmp_path / "a", RunFacts(name="a-small-run"))
+    writer.columns("step", [Column(name="Adam")], at=0)
+    for step in range(30):
+        writer.append("step", step, {"loss": [1.0 / (step + 1)]})
+    writer.close()
+    for words in (["report", "a"], ["report", "a", "--markdown"], ["diff", "a", "a"], ["ls", "."]):
+        code = f"import os; os.chdir({str(tmp_path)!r})\nfrom gradmend.cli import main\n"
+        assert without_torch(code + f"sys.exit(main({words!r}))")
 
 
 def test_torch_is_not_even_tried() -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import weakref
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
-from gradmend.probe.sample import Measure
+from gradmend.probe.observed_facts import is_told
+from gradmend.probe.recurrent import RECURRENT
+from gradmend.probe.sample import Measure, merged
+from gradmend.probe.sheet import Measured
+from gradmend.probe.slopes import DeadUnits
 from gradmend.records.history import Column
 
 
@@ -24,6 +31,29 @@ class Known:
     """Whether its state is a fact to tell."""
     special: bool
     """Whether it is recurrent or attention, which are measured as such."""
+
+    @property
+    def name(self) -> str:
+        """Of its column."""
+        return self.path or self.kind
+
+
+def known_modules(modules: Mapping[str, nn.Module]) -> dict[int, Known]:
+    """The modules of a model by id.
+
+    Args:
+        modules: By path; that of the model itself is empty.
+    """
+    kinds: dict[type[nn.Module], tuple[str, bool, bool]] = {}
+    found = {}
+    for path, module in modules.items():
+        kind = type(module)
+        if kind not in kinds:
+            special = issubclass(kind, (nn.MultiheadAttention, *RECURRENT))
+            kinds[kind] = kind.__name__, is_told(kind), special
+        name, told, special = kinds[kind]
+        found[id(module)] = Known(module, path, name, told or not path, special)
+    return found
 
 
 class Frame:
@@ -77,3 +107,48 @@ class Entry:
     def column(self) -> Column:
         """The column."""
         return Column(name=self.name, module=self.path, kind=self.kind, order=self.order)
+
+
+class Entries:
+    """All columns of one watched call, in the order of the first measure of each."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Entry] = {}
+        self._made = 0
+
+    def book(self, name: str, path: str, kind: str, found: Measure) -> None:
+        """Add a measure to a column.
+
+        Args:
+            name: Of the column.
+            path: Of its module.
+            kind: Class of the module or name of the function.
+            found: The measure.
+        """
+        entry = self.by_name.get(name)
+        if entry is None:
+            entry = self.by_name[name] = Entry(name, path, kind, self._made)
+            self._made += 1
+        entry.measures.append(found)
+
+    def settle(self, frame: Frame) -> None:
+        """Book the newest activation that a module called as a column of its own."""
+        called, frame.last = frame.last, None
+        if called is not None:
+            self.book(called.name, frame.known.path, called.function, called.measure)
+
+    def rows(self, root: int, dead: DeadUnits) -> Iterator[Measured]:
+        """Rows of the ``output`` table; after backward.
+
+        Args:
+            root: Tells apart the models that share ``dead``.
+            dead: Takes in the units found dead in this call, and tells those dead so far.
+        """
+        for name, entry in self.by_name.items():
+            values = merged(entry.measures)
+            flags = [m.dead for m in entry.measures if m.dead is not None]
+            key = root, name
+            if flags and flags[0].size and all(f.shape == flags[0].shape for f in flags):
+                dead.add(key, np.logical_and.reduce(flags) if len(flags) > 1 else flags[0])
+            values["dead_share"] = dead.share(key) if flags else math.nan
+            yield Measured(column=entry.column(), values=values)

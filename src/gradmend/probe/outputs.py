@@ -8,14 +8,12 @@ with the graph.
 
 from __future__ import annotations
 
-import math
 import threading
 import traceback
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
@@ -23,25 +21,23 @@ from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
-from torch.overrides import TorchFunctionMode
 
 from gradmend.probe import attention, slopes
 from gradmend.probe.attention import Attention
 from gradmend.probe.blind import CHECKPOINT, blind, blind_to_calls, in_reentrant_checkpoint
 from gradmend.probe.capture import tensors_in
-from gradmend.probe.frames import Called, Entry, Frame, Known
-from gradmend.probe.kinds import ACTIVATION_CALLS
-from gradmend.probe.observed_facts import input_facts, is_told, module_facts
+from gradmend.probe.frames import Called, Entries, Frame, Known, known_modules
+from gradmend.probe.function_calls import FunctionCalls, attention_of
+from gradmend.probe.observed_facts import input_facts, module_facts
 from gradmend.probe.quiet import Quiet, listen
-from gradmend.probe.recurrent import RECURRENT, Recurrences
-from gradmend.probe.sample import Measure, measure, merged, plain, thin
+from gradmend.probe.recurrent import Recurrences
+from gradmend.probe.sample import Measure, measure, plain, thin
 from gradmend.probe.sheet import Measured as Measured
 from gradmend.probe.sheet import Sheet as Sheet
 from gradmend.probe.sheet import attention_row, recurrence_row
 from gradmend.records.history import Column
 from gradmend.records.recurrence import Recurrence
 
-_CALLS = ACTIVATION_CALLS | {"log_sigmoid", "softmax", "scaled_dot_product_attention"}
 _active = threading.local()
 
 
@@ -66,16 +62,15 @@ class OutputWatch:
         self._on = False
         self._frames: list[Frame] = []
         self._known: dict[int, Known] = {}
-        self._entries: dict[str, Entry] = {}
+        self._entries = Entries()
         self._attention: dict[str, tuple[Column, list[Attention]]] = {}
         self._recurrences = Recurrences()
         self._states: dict[str, dict[str, Any]] = {}
         self._inputs: list[dict[str, Any]] = []
         self._channel_dim: dict[int, int] = {}
         self._handles: list[Any] = []
-        self._mode: _Calls | None = None
+        self._mode: FunctionCalls | None = None
         self._thread = 0
-        self._made = 0
 
     def __enter__(self) -> OutputWatch:
         if getattr(_active, "watch", None) is not None:
@@ -88,7 +83,7 @@ class OutputWatch:
         _active.watch = self
         self._thread = threading.get_ident()
         try:
-            self._learn(modules)
+            self._known = known_modules(modules)
             self._handles = [
                 register_module_forward_pre_hook(self._enter),
                 register_module_forward_hook(self._leave, with_kwargs=True, always_call=True),
@@ -97,7 +92,7 @@ class OutputWatch:
             if unseen:
                 self.notes.append(unseen)
             else:
-                mode = _Calls(self)
+                mode = FunctionCalls(self._call, self._channel_dim)
                 mode.__enter__()  # type: ignore[no-untyped-call]
                 self._mode = mode
             self._on = True
@@ -124,7 +119,7 @@ class OutputWatch:
             getattr(torch_module, "_global_forward_hooks_with_kwargs", {}).pop(handle.id, None)
         self._handles.clear()
         for frame in self._frames:
-            self._settle(frame)
+            self._entries.settle(frame)
         self._frames.clear()
         self._known.clear()
 
@@ -137,10 +132,7 @@ class OutputWatch:
         recurrences: list[Recurrence] = []
         with Quiet():
             try:
-                for name, entry in self._entries.items():
-                    outputs.append(
-                        Measured(column=entry.column(), values=self._values(name, entry))
-                    )
+                outputs.extend(self._entries.rows(id(self.root), self.dead))
                 recurrences.extend(self._recurrences.records(self.notes))
             except Exception:
                 self._fail()
@@ -161,7 +153,7 @@ class OutputWatch:
     def close(self) -> None:
         """Let go of everything held; for a call whose backward pass never came."""
         self._recurrences.release()
-        self._entries.clear()
+        self._entries.by_name.clear()
         self._attention.clear()
 
     def _fail(self) -> None:
@@ -177,16 +169,6 @@ class OutputWatch:
             and torch._C._current_graph_task_id() == -1
         )
 
-    def _learn(self, modules: Mapping[str, nn.Module]) -> None:
-        kinds: dict[type[nn.Module], tuple[str, bool, bool]] = {}
-        for path, module in modules.items():
-            kind = type(module)
-            if kind not in kinds:
-                special = issubclass(kind, (nn.MultiheadAttention, *RECURRENT))
-                kinds[kind] = kind.__name__, is_told(kind), special
-            name, told, special = kinds[kind]
-            self._known[id(module)] = Known(module, path, name, told or not path, special)
-
     # ---- modules
 
     def _enter(self, module: nn.Module, args: Any) -> None:
@@ -197,7 +179,7 @@ class OutputWatch:
             if self._frames:
                 above = self._frames[-1]
                 above.leaf = False
-                self._settle(above)
+                self._entries.settle(above)
             elif module is self.root:
                 with Quiet():
                     self._read_inputs(dict(enumerate(args)))
@@ -212,13 +194,13 @@ class OutputWatch:
         try:
             frames = self._frames
             while frames and frames[-1].known.module is not module:
-                self._settle(frames.pop())
+                self._entries.settle(frames.pop())
             if not frames:
                 return
             frame = frames.pop()
             if len(rest) == 2:
                 self._left(frame, args, rest[0], rest[1])
-            self._settle(frame)
+            self._entries.settle(frame)
         except Exception:
             self._fail()
 
@@ -226,7 +208,9 @@ class OutputWatch:
         known, called = frame.known, frame.last
         if called is not None and frame.leaf and called.result() is output:
             frame.last = None
-            self._book(known.path or known.kind, known.path, called.function, called.measure)
+            self._entries.book(
+                known.path or known.kind, known.path, called.function, called.measure
+            )
             if not known.told:
                 return
         with (quiet := Quiet()):
@@ -242,15 +226,14 @@ class OutputWatch:
             first = next((t for t in _tensors(output) if t.is_floating_point()), None)
             if first is None:
                 return
-            name = known.path or known.kind
             if called is not None and called.result() is first:  # inside a tuple
                 frame.last = None
-                self._book(name, known.path, called.function, called.measure)
+                self._entries.book(known.name, known.path, called.function, called.measure)
                 return
             found = self._measure(first, None, quiet.recording)
             if found is not None:
-                self._settle(frame)
-                self._book(name, known.path, known.kind, found)
+                self._entries.settle(frame)
+                self._entries.book(known.name, known.path, known.kind, found)
 
     def _special(self, known: Known, args: Any, kwargs: Any, output: Any) -> None:
         if isinstance(known.module, nn.MultiheadAttention):
@@ -270,7 +253,7 @@ class OutputWatch:
 
     def _call(self, name: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run a function that is watched, and measure it."""
-        slope = None
+        slope: slopes.Slope | tuple[float, slopes.Flags] | None = None
         frame = self._frames[-1] if self._frames and self._here() else None
         if frame is not None and args and isinstance(args[0], Tensor):
             try:
@@ -297,7 +280,7 @@ class OutputWatch:
         if x is None or not x.dim():
             return None
         if name == "scaled_dot_product_attention":
-            self._attend(frame.name(name), name, _attention_of(args, kwargs))
+            self._attend(frame.name(name), name, attention_of(args, kwargs))
             return None
         if name == "softmax":
             dim = args[1] if len(args) > 1 else kwargs.get("dim")
@@ -319,7 +302,7 @@ class OutputWatch:
         frame: Frame,
         recording: bool,
     ) -> None:
-        self._settle(frame)
+        self._entries.settle(frame)
         called = frame.name(name)
         frame.count(name)
         of_output = slope if isinstance(slope, slopes.Slope) else None
@@ -342,31 +325,9 @@ class OutputWatch:
             self.notes.append(CHECKPOINT)
         return found
 
-    def _settle(self, frame: Frame) -> None:
-        """Book the newest activation called as a column of its own."""
-        called, frame.last = frame.last, None
-        if called is not None:
-            self._book(called.name, frame.known.path, called.function, called.measure)
-
-    def _book(self, name: str, path: str, kind: str, found: Measure) -> None:
-        entry = self._entries.get(name)
-        if entry is None:
-            entry = self._entries[name] = Entry(name, path, kind, self._made)
-            self._made += 1
-        entry.measures.append(found)
-
     def _units_of(self, x: Tensor) -> int:
         dims = x.dim()
         return self._channel_dim.get(dims, 1 if dims >= 4 else -1)
-
-    def _values(self, name: str, entry: Entry) -> dict[str, float]:
-        values = merged(entry.measures)
-        flags = [m.dead for m in entry.measures if m.dead is not None]
-        key = id(self.root), name
-        if flags and flags[0].size and all(f.shape == flags[0].shape for f in flags):
-            self.dead.add(key, np.logical_and.reduce(flags) if len(flags) > 1 else flags[0])
-        values["dead_share"] = self.dead.share(key) if flags else math.nan
-        return values
 
     def _read_inputs(self, given: Mapping[Any, Any]) -> None:
         for name, value in given.items():
@@ -375,39 +336,5 @@ class OutputWatch:
                 self._inputs.append(input_facts(label, x))
 
 
-class _Calls(TorchFunctionMode):
-    """Hands the calls that are watched to the watch, and all others straight on."""
-
-    def __init__(self, watch: OutputWatch) -> None:
-        super().__init__()
-        self.watch = watch
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        bare = name.strip("_")
-        if bare in _CALLS and not torch.compiler.is_compiling():
-            return self.watch._call(bare, func, args, kwargs)
-        result = func(*args, **kwargs)
-        if name.startswith("conv") and isinstance(result, Tensor):
-            self.watch._channel_dim[result.dim()] = 1
-        elif name == "linear" and isinstance(result, Tensor):
-            self.watch._channel_dim[result.dim()] = -1
-        return result
-
-
 def _tensors(output: Any) -> Any:
     return (output,) if isinstance(output, Tensor) else tensors_in(output)
-
-
-def _attention_of(args: Any, kwargs: Any) -> Attention:
-    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    given = dict(zip(names, args, strict=False)) | kwargs
-    return attention.of_queries(
-        given["query"],
-        given["key"],
-        given.get("attn_mask"),
-        is_causal=bool(given.get("is_causal", False)),
-        scale=given.get("scale"),
-        enable_gqa=bool(given.get("enable_gqa", False)),
-    )

@@ -1,4 +1,4 @@
-"""Recurrent layers and cells met in a watched call: their books through time, and where it is cut."""
+"""Recurrent layers and cells in a watched call: books through time, and where time is cut."""
 
 from __future__ import annotations
 

@@ -120,7 +120,10 @@ def measure(x: Tensor, channel_dim: int, slope: Slope | None = None) -> Measure:
 
 
 def norm_of(grad: Tensor) -> float | Tensor:
-    """|gradient|, where nothing is recorded: a number where it lies in this machine's memory, else of shape []."""
+    """|gradient|: a number where the compiled kernels can read it, else of shape [].
+
+    To be called where nothing is recorded.
+    """
     norm: Tensor
     if grad.dtype == torch.float64:
         top = grad.abs().amax()
@@ -197,7 +200,7 @@ def _by_torch(part: Tensor) -> Measure:
             unit = top
             wide = wide / unit
     rows = wide.reshape(len(wide), -1) if wide.dim() > 1 else wide.reshape(-1, 1)
-    flat = rows.view(-1)
+    flat = rows.reshape(-1)
     total = rows.sum(dim=0)
     found = _numbers(low, high, flat.dot(flat), total.dot(total), torch.count_nonzero(part))
     largest = _magnitude(found[0], found[1])

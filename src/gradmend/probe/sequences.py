@@ -1,4 +1,4 @@
-"""What a recurrent layer was given, in one form: time first, batched, wide enough to compute with."""
+"""What a recurrent layer was given, in one form: time first, batched, and wide."""
 
 from __future__ import annotations
 

@@ -133,6 +133,9 @@ class Taps:
 
     def close(self) -> None:
         """Put everything back."""
+        if self._sleeper is not None:
+            (_, left, steps), self._sleeper = self._sleeper, None
+            self._tell("slept", steps - left)
         while self._undo:
             self._undo.pop()()
         for cls in list(self._called):

@@ -107,9 +107,11 @@ def loss_words(run: Watched) -> str:
 
 
 def cost_words(run: Watched) -> str:
-    """``watching cost 1.3 % (budget 2 %)``."""
+    """``watching cost 1.3 % (budget 2 %)``; of a short run in seconds, as some are spent once."""
     if not run.seconds > 0:
         return ""
+    if run.overhead_seconds < 1 and run.overhead > run.budget:
+        return f"watching cost {numbers.seconds(run.overhead_seconds)}"
     cost = 100 * run.overhead
     words = f"watching cost {cost:.1f} %" if cost < 10 else f"watching cost {cost:,.0f} %"
     if math.isfinite(run.budget) and run.budget > 0:

@@ -85,8 +85,8 @@ def learning_rate_too_low(history: History, limits: Limits) -> Iterator[Finding]
             modules=(),
             summary=(
                 "no step changes any weight matrix by more than"
-                f" {windows.times(known.max()):.1e} of its size, at a learning rate of {float(rates[-1]):g} for {len(numbers)} measured"
-                " steps; 1e-3 is usual"
+                f" {windows.times(known.max()):.1e} of its size, at a learning rate of"
+                f" {float(rates[-1]):g} for {len(numbers)} measured steps; 1e-3 is usual"
             ),
             evidence=(
                 Evidence(

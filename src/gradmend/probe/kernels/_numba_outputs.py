@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 """One module's output, compiled by numba: its statistics in one call, some microseconds each.
 
 Three loops over numbers that stay in the cache, each vectorised at its own width: on the bits
