@@ -72,7 +72,8 @@ class Process:
         assert pipes[0] is not None and pipes[1] is not None
         try:
             print(json.dumps({"do": do, **arguments}), file=pipes[0], flush=True)
-            return json.loads(pipes[1].readline())
+            answer: dict[str, Any] = json.loads(pipes[1].readline())
+            return answer
         except (BrokenPipeError, json.JSONDecodeError):
             self.process.wait()
             self.said.seek(0)
@@ -106,11 +107,11 @@ class Measured:
 
     def total(self, clock: str) -> float:
         """Ratio over all chunks: what is rare counts as often as it was."""
-        return sum(chunk[clock] for chunk in self.taken) / self.expected[clock]
+        return float(sum(chunk[clock] for chunk in self.taken)) / self.expected[clock]
 
     def counted(self, quantity: str) -> float:
         """What the watch booked in the measured chunks, summed."""
-        return sum(c["after"][quantity] - c["before"][quantity] for c in self.taken)
+        return float(sum(c["after"][quantity] - c["before"][quantity] for c in self.taken))
 
 
 def main() -> None:
@@ -120,9 +121,7 @@ def main() -> None:
     parser.add_argument("--variants", help=f"default: all of {', '.join(VARIANTS)}")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a chunk, at least")
-    parser.add_argument(
-        "--quick", action="store_true", help="one tiny net, few variants, one short round"
-    )
+    parser.add_argument("--quick", action="store_true", help="a tiny net, one short round")
     arguments = parser.parse_args()
     nets, variants = list(NETS), [name for name in VARIANTS if name != "plain"]
     if arguments.quick:
@@ -258,9 +257,8 @@ def show(net: str, plain: Measured, others: Sequence[Measured]) -> None:
         )
         if each.name == "wandb-1":
             rare = ((ratio - 1) / 1000 + 1 for ratio in (each.total("wall"), each.total("cpu")))
-            print(
-                "| the same, log_freq=1000 (derived) | | | {:.3f}, {:.3f} | | | | | |".format(*rare)
-            )
+            both = ", ".join(f"{ratio:.3f}" for ratio in rare)
+            print(f"| the same, log_freq=1000 (derived) | | | {both} | | | | | |")
     ours = [each for each in others if not each.failed and each.taken[0]["after"]]
     if ours:
         show_tiers(ours)
@@ -286,9 +284,8 @@ def show_tiers(ours: Sequence[Measured]) -> None:
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
     """Median and quartiles."""
-    low, middle, high = (
-        statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    )
+    known = list(values) * (2 if len(values) == 1 else 1)
+    low, middle, high = statistics.quantiles(known, n=4, method="inclusive")
     return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # torch comes when the script wants it, with the settings it 
     from gradmend.engine.watching.script import ScriptWatch
     from gradmend.records.report import Report
 
+_RANK, _RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
 RUNS = "gradmend-runs"
 """Folder for runs that were given none."""
 
@@ -108,6 +110,8 @@ class _Session:
 
         if self.options.run is not None:
             return self.home / self.options.run
+        if _RANKS > 1:  # all ranks of a machine share a folder, named after what launched them
+            return self.home / RUNS / f"{self.name}-{os.getppid()}"
         return new_folder(self.home / RUNS, self.name)
 
     def after_error(self, error: BaseException) -> str:
@@ -159,5 +163,5 @@ class _Session:
 
 
 def _say(text: str) -> None:
-    if text:
+    if text and _RANK == 0:
         print(text, file=sys.stderr)
