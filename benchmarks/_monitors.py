@@ -251,7 +251,7 @@ class Training:
         self.net = build()
         self.folder, self.variant = folder, variant
         self.optimizer = torch.optim.AdamW(self.net.model.parameters(), lr=1e-4, fused=True)
-        self.step, self.bytes, self.first = 0, 0, 0
+        self.step = 0
         self.monitor: Monitor | None = None
         self.stopped = 0.0
 
@@ -269,7 +269,6 @@ class Training:
         usual = (time.perf_counter() - began) / steps
         self.monitor.steady()
         self.monitor.settle()
-        self.bytes, self.first = self._written(), self.step
         self.stopped = time.perf_counter()
         parameters = [p.numel() for p in self.net.model.parameters()]
         return {
@@ -296,11 +295,12 @@ class Training:
 
     def end(self) -> dict[str, Any]:
         """Stop; tell what it took in all."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak: float = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         assert self.monitor is not None
         self.monitor.close()
-        written = (self._written() - self.bytes) / (self.step - self.first)
-        return {"peak": peak / (1e6 if sys.platform == "darwin" else 1e3), "written": written}
+        written = sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file())
+        peak /= 1e6 if sys.platform == "darwin" else 1e3
+        return {"peak": peak, "written": written / self.step}
 
     def _step(self, monitor: Monitor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -310,9 +310,6 @@ class Training:
         self.optimizer.step()
         monitor.stepped(loss, self.step)
         self.step += 1
-
-    def _written(self) -> int:
-        return sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file())
 
 
 def main() -> None:

@@ -89,10 +89,11 @@ class _Session:
         self.name = Path(target).stem if target not in (".", "..") else home.name
         self.command = " ".join(("gradmend run", Path(target).name))
         self.watch: ScriptWatch | None = None
-        self.failure: str | None = None
+        self.begun = False
 
     def begin(self) -> None:
         """Torch has just been imported by the script."""
+        self.begun = True
         from gradmend.engine.watching.script import ScriptWatch
 
         self.watch = ScriptWatch(
@@ -126,7 +127,8 @@ class _Session:
     def at_end(self, outcome: Outcome) -> int | None:
         """The closing words, and the status that ``--fail-on`` asks for."""
         if self.watch is None:
-            _say("gradmend: the script imported no torch, so there was nothing to watch.")
+            if not self.begun:  # else its failure was told when it happened
+                _say("gradmend: the script imported no torch, so there was nothing to watch.")
             return None
         self.watch.close(outcome.error)
         if not self.watch.trained:

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from gradmend.probe.statistics import wide
 
-PAIRS = 1 << 18
+PAIRS = 1 << 15
 """Logits that are looked at, at most; a single row with more keys is looked at in full."""
 
-GROUPS = 64
+GROUPS = 16
 """Sequences and heads that are looked at, at most."""
 
 MASKED = -9000.0

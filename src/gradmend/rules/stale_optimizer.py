@@ -70,7 +70,8 @@ def stale_optimizer(history: History, limits: Limits) -> Iterator[Finding]:
         return
     for optimizer, column in enumerate(history["step"].columns):
         mine = owner == optimizer
-        gone = mine & state.none & ~state.ever
+        # One that no model holds may have been trained before its layer was replaced.
+        gone = mine & state.none & (~registered | ~state.ever)
         whole = bool(mine.any()) and bool((gone == mine).all())
         if not whole:
             gone &= ~registered

@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradmend.engine.watching.budget import read_budget
-from gradmend.engine.watching.schedule import AWAKE, FREE_SECONDS, MOST_ASLEEP, Schedule, Tier
+from gradmend.engine.watching.schedule import (
+    AWAKE,
+    FREE_LISTENING,
+    FREE_SECONDS,
+    MOST_ASLEEP,
+    Schedule,
+    Tier,
+)
 from gradmend.errors import BadInput
 
 
@@ -47,7 +54,8 @@ def test_listening_itself_is_within_the_budget(step: float, base: float, budget:
     schedule = Schedule(budget, {})
     simulate(schedule, 20_000, step, {}, base)
     asleep_too_little = base / step > 0.5 * budget * MOST_ASLEEP
-    assert schedule.base <= budget * schedule.trained + 2 * AWAKE * base or asleep_too_little
+    free = max(FREE_LISTENING * FREE_SECONDS, AWAKE * base) + base
+    assert schedule.base <= budget * schedule.trained + free or asleep_too_little
 
 
 def test_everything_is_due_without_a_budget() -> None:

@@ -186,7 +186,9 @@ class Observer(Listener):
             self.setup_seconds, self.own_seconds = self.own_seconds, 0.0
         self.schedule.heard += 1
         self.schedule.base = self.own_seconds - self.schedule.spent
-        self.sleeps = 0 if self.firstbad.is_bad else self.schedule.sleeps(self.step)
+        # What a row asks (was the gradient cleared, has somebody written?) the next step answers.
+        awake = self.firstbad.is_bad or self.due("rows")
+        self.sleeps = 0 if awake else self.schedule.sleeps(self.step)
         if self.record.due():
             self.record.run = self.run_so_far()
             self.record.flush()
@@ -423,6 +425,7 @@ class Observer(Listener):
             self._in_eval = not called.training
         self._cast_of(optimizer)
         self._tell_graph(optimizer)
+        self._look_into_the_first_bad()
         if not has_closure:
             self._emit_outputs()
             self._measure_gradients(optimizer)
@@ -519,10 +522,7 @@ class Observer(Listener):
         if (state == 3).any() and not skipping:
             names = [self.roster.columns[int(i)] for i in indices[state == 3]]
             self.firstbad.gradient(names)
-        if self.firstbad.fresh:
-            with self.tier("looks"):
-                self.firstbad.find(self.step, self.calls, self.roster)
-            self.schedule.hurry("rows", "outputs", "rules")
+            self._look_into_the_first_bad()
         if not math.isfinite(norm):
             return
         mean, variance, count = self._norms
@@ -535,6 +535,12 @@ class Observer(Listener):
             (1 - rate) * (variance + rate * change * change),
             count + 1,
         )
+
+    def _look_into_the_first_bad(self) -> None:
+        if self.firstbad.fresh:
+            with self.tier("looks"):
+                self.firstbad.find(self.step, self.calls, self.roster)
+            self.schedule.hurry("rows", "outputs", "rules")
 
     def _sample_weights(self, optimizer: Optimizer) -> None:
         after = self._after.get(id(optimizer))

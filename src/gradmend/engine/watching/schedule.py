@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FREE_SECONDS = 0.3
+FREE_SECONDS = 2.0
 """What all tiers together may spend beyond their share, once: so that a run of seconds is seen."""
+FREE_LISTENING = 0.3
+"""Share of them that listening itself may take."""
 AWAKE = 64
 """Steps at the beginning of a run that are all listened to."""
 MOST_ASLEEP = 200
@@ -67,6 +69,8 @@ class Schedule:
     def sleeps(self, step: int) -> int:
         """How many steps to let pass unheard, so that listening costs half the budget at most."""
         if self.budget == float("inf") or step < AWAKE or not self.trained:
+            return 0
+        if self.base < FREE_LISTENING * FREE_SECONDS:
             return 0
         heard = self.base / (self.heard or 1)
         return min(MOST_ASLEEP, int(heard / (0.5 * self.budget * self.trained / self.steps)))

@@ -42,13 +42,12 @@ class Sheets:
         self._table("recurrence", step, root, sheet.recurrence, log10_scale)
         for plain in sheet.modules:
             facts = dict(plain)
-            if "batch_per_channel" in facts:
-                facts["values_per_channel"] = facts.pop("batch_per_channel")
-            inside = str(facts.pop("module", ""))
-            kind = str(facts.get("class", ""))
-            # Of the others only the root's mode is news: a large model has thousands of modules.
-            if not inside or "Norm" in kind or "Dropout" in kind:
-                self._say(step, "module-state", self.roster.path(root, inside), facts)
+            where = self.roster.path(root, str(facts.pop("module", "")))
+            self._say(step, "module-state", where, facts)
+        for plain in sheet.cells:
+            facts = dict(plain)
+            where = self.roster.path(root, str(facts.pop("module", "")))
+            self._say(step, "cells", where, facts)
         for plain in sheet.inputs:
             self._say_input(step, plain)
         return sheet.failure

@@ -173,6 +173,9 @@ def _losses(history: History) -> tuple[float | None, float | None, bool | None]:
         return (float(known[0]), float(known[-1]), None) if len(known) else (None, None, None)
     window = max(1, min(20, len(known) // 5))
     first, last = float(np.median(known[:window])), float(np.median(known[-window:]))
+    given = column[~np.isnan(history["step"]["backwards"]).all(axis=1)]
+    if len(given) and not np.isfinite(given[-window:]).any():
+        return first, math.nan, False  # the last ones are no numbers
     if len(known) < 10 or losses.shape[1] > 1:
         return first, last, None
     tail = known[-2 * window :]

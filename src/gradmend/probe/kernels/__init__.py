@@ -41,3 +41,8 @@ def warm() -> None:
     sweep(one)
     exponents(one)
     compare(sample(one, None), one, one)
+    from gradmend.probe.sample import measure, norm_of  # which uses these kernels itself
+
+    square = torch.ones(1, 1, device="cpu")
+    measure(square, 1)
+    norm_of(square)
