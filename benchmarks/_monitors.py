@@ -7,7 +7,9 @@ standard input and answers each on standard output.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import os
 import resource
 import sys
@@ -41,8 +43,9 @@ class Monitor:
     def settle(self) -> None:
         """Write what is queued; the clock is still running."""
 
-    def steady(self) -> None:
-        """What comes from now on is measured."""
+    def is_steady(self) -> bool:
+        """Whether it costs what it will cost from now on."""
+        return True
 
     def slept(self, seconds: float) -> None:
         """The process was stopped for so long before the step that comes."""
@@ -158,17 +161,10 @@ class Gradmend(Monitor):
 
         self.schedule.took = counted  # type: ignore[method-assign]
 
-    def steady(self) -> None:
-        """Take away the credit that every run has once, which would be spent in the first chunks.
-
-        Half the price of the next measurement stays: what a tier has at a random moment.
-        """
-        if self.schedule.budget == float("inf"):
-            return
-        for name, tier in self.schedule.tiers.items():
-            extra = max(0.0, self.schedule.credit(name) - tier.cost / 2)
-            tier.spent += extra
-            self.watch.observer.own_seconds += extra
+    def is_steady(self) -> bool:
+        """Whether what the first steps cost, on the credit that every run has, is paid back."""
+        run = self.watch.history().run
+        return run.overhead_seconds <= self.schedule.budget * run.seconds
 
     def slept(self, seconds: float) -> None:
         """Take the time out of what the watch believes to be training, which fills its budget."""
@@ -230,7 +226,6 @@ VARIANTS: dict[str, Variant] = {
     "gradmend-no-looks": _ours("gradmend, 2%, no looks", looks=False),
     "gradmend-folder": _ours("gradmend, 2%, run folder", to_disk=True),
     "gradmend-1%": _ours("gradmend, 1%", budget="1%"),
-    "gradmend-taps": _ours("gradmend, nothing due", budget=1e-9, looks=False),
     "gradmend-torch": _ours("gradmend, 2%, without numba", kernels="torch"),
     "gradmend-all": _ours("gradmend, everything, no looks", budget="all", looks=False, period=50),
     "gradmend-all-folder": _ours(
@@ -255,25 +250,34 @@ class Training:
         self.monitor: Monitor | None = None
         self.stopped = 0.0
 
-    def set_up(self, seconds: float) -> dict[str, Any]:
-        """Begin to watch, step once, then for so many seconds; tell how long each takes."""
+    def set_up(self, seconds: float, most: float) -> dict[str, Any]:
+        """Begin to watch, step once, then for so many seconds, and on until it is steady.
+
+        Returns:
+            Seconds of the first step, of a usual one, and of all; the size of the net.
+        """
         began = time.perf_counter()
         self.monitor = self.variant.monitor(self.net.model, self.optimizer, self.folder)
         self._step(self.monitor)
         first = time.perf_counter() - began
         self._step(self.monitor)
-        began, steps = time.perf_counter(), 0
-        while steps < 2 or time.perf_counter() - began < seconds:
-            self._step(self.monitor)
-            steps += 1
-        usual = (time.perf_counter() - began) / steps
-        self.monitor.steady()
+        began, usual, passed = time.perf_counter(), math.nan, 0.0
+        while True:
+            for steps in itertools.count(1):
+                self._step(self.monitor)
+                if steps > 1 and time.perf_counter() - began - passed >= seconds:
+                    break
+            usual = (time.perf_counter() - began - passed) / steps
+            passed = time.perf_counter() - began
+            if passed >= most or self.monitor.is_steady():
+                break
         self.monitor.settle()
         self.stopped = time.perf_counter()
         parameters = [p.numel() for p in self.net.model.parameters()]
         return {
             "setup": first,
             "step": usual,
+            "warm": passed,
             "parameters": sum(parameters),
             "tensors": len(parameters),
         }

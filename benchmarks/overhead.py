@@ -9,9 +9,10 @@ and a watch that is opened for every chunk would never leave its first steps, wh
 costs shows only over many. What one process would have over this is that all variants share the
 placement of memory; the second plain training shows how much that matters.
 
-The time in which gradmend's process stands still is taken out of its budget, and so is the credit
-that every run has once, so its chunks are those of a long run. Its dear tiers are rare: its rounds
-have three chunks, and the second table tells what ran how often. Where a tier has not run, the
+The time in which gradmend's process stands still is taken out of its budget, and it trains until
+what its first steps cost is paid back (``--warm`` seconds at most), so its chunks are those of a
+long run. Its dear tiers are rare: its rounds have three chunks, and the second table tells what ran
+how often. Where a tier has not run, the
 ratio lacks its share of the budget (a full look costs some twenty steps, so short benchmarks of
 slow nets have none). ``counted`` is the watch's own account of the same chunks; what it leaves out
 is the difference to the measured time.
@@ -40,9 +41,6 @@ from typing import Any
 
 from _monitors import VARIANTS
 from _nets import NETS
-
-WARM = 2.0
-"""Seconds of training before anything is measured."""
 
 
 class Process:
@@ -121,11 +119,12 @@ def main() -> None:
     parser.add_argument("--variants", help=f"default: all of {', '.join(VARIANTS)}")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a chunk, at least")
+    parser.add_argument("--warm", type=float, default=40.0, help="seconds before, at most")
     parser.add_argument("--quick", action="store_true", help="a tiny net, one short round")
     arguments = parser.parse_args()
     nets, variants = list(NETS), [name for name in VARIANTS if name != "plain"]
     if arguments.quick:
-        arguments.rounds, arguments.seconds = 1, 0.05
+        arguments.rounds, arguments.seconds, arguments.warm = 1, 0.05, 0.0
         nets, variants = ["mlp"], ["plain-again", "foreach-norm", "gradmend", "gradmend-all"]
     nets = arguments.nets.split(",") if arguments.nets else nets
     variants = arguments.variants.split(",") if arguments.variants else variants
@@ -133,7 +132,7 @@ def main() -> None:
         parser.error(f"there is no {unknown}")
     print(f"{facts()}\n{arguments.rounds} rounds of chunks of {arguments.seconds:g} s; {load()}.")
     for net in nets:
-        bench(net, variants, arguments.rounds, arguments.seconds, small=arguments.quick)
+        bench(net, variants, arguments)
     print(f"\nAfterwards: {load()}.")
 
 
@@ -155,18 +154,18 @@ def load() -> str:
     return f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load not known"
 
 
-def bench(net: str, variants: Sequence[str], rounds: int, seconds: float, *, small: bool) -> None:
+def bench(net: str, variants: Sequence[str], how: argparse.Namespace) -> None:
     """All variants of one net, and its tables."""
     plain = Measured("plain")
     others = [Measured(name) for name in variants]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as base:
         try:
             for each in [plain, *others]:
-                begin(each, net, Path(base) / each.name, seconds, small=small)
+                begin(each, net, Path(base) / each.name, how)
             if plain.failed:
                 raise SystemExit(f"overhead: the plain training of {net} failed: {plain.failed}")
             alive = [each for each in others if not each.failed]
-            for _ in range(rounds):
+            for _ in range(how.rounds):
                 one_round(plain, alive)
             for each in [plain, *alive]:
                 assert each.process is not None
@@ -178,17 +177,17 @@ def bench(net: str, variants: Sequence[str], rounds: int, seconds: float, *, sma
     show(net, plain, others)
 
 
-def begin(each: Measured, net: str, folder: Path, seconds: float, *, small: bool) -> None:
+def begin(each: Measured, net: str, folder: Path, how: argparse.Namespace) -> None:
     """Start a training and find how many steps a chunk of it has."""
     variant = VARIANTS[each.name]
     if variant.package and not installed(variant.package):
         each.failed = "not installed"
         return
-    each.process = Process(net, each.name, folder, small)
-    each.facts = attempt(each, "set_up", seconds=min(WARM, seconds))
+    each.process = Process(net, each.name, folder, how.quick)
+    each.facts = attempt(each, "set_up", seconds=how.seconds, most=how.warm)
     if not each.failed:
         least = math.ceil(variant.period / variant.turns)
-        each.steps = max(math.ceil(seconds / each.facts["step"]), least, 2)
+        each.steps = max(math.ceil(how.seconds / each.facts["step"]), least, 2)
         if variant.turns == 1:
             each.steps = math.ceil(each.steps / variant.period) * variant.period
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from probe_models import Written, mlp_part, xy
 from torch import Tensor, nn
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from probe_models import MODELS, Residual, Written, mlp_part, xy
 from probe_twins import look_at, plain
 from torch import Tensor, nn

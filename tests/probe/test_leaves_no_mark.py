@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from probe_models import MODELS, Written, mlp_part, xy
 from probe_twins import change, flat
 from torch import Tensor, nn

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from probe_models import Written
 from probe_twins import assert_balanced, look_at, plain
 from torch import Tensor, nn

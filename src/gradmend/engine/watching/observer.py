@@ -111,7 +111,6 @@ class Observer(Listener):
         self._after: dict[int, Any] = {}
         self._stale = False
         self._stale_gradients: dict[int, _Stale] = {}
-        self._compared = 0
         self._steps_heard: dict[int, int] = {}
         self._steps_scaled: dict[int, int] = {}
         self._open: list[list[Any]] = []
@@ -228,6 +227,9 @@ class Observer(Listener):
 
     def finish(self) -> None:
         """The training is over: write what is left of the last iteration."""
+        if self._outputs is not None:
+            self._outputs.__exit__(None, None, None)
+            self._outputs.close()
         if self._stepped:
             self._end_iteration()
         self.record.run = self.run_so_far()
@@ -320,6 +322,7 @@ class Observer(Listener):
         watch, self._outputs = self._outputs, None
         if watch is None:
             return
+        watch.__exit__(None, None, None)  # again, should the call's end have gone unheard
         with self.tier("outputs"):
             scale = math.log10(self._scale) if self._scale and self._loss_is_scaled else 0.0
             failure = self._sheets.add(self.step, watch.root, watch.finish(), scale)
@@ -480,7 +483,7 @@ class Observer(Listener):
                 row["log10_raw"][indices] = quantities["log10_rms"]
             norm = accounts.log10_norm(stats, [p.numel() for p in parameters], factor)
             self._row("step")["log10_norm"][self.roster.optimizer(optimizer)] = norm
-            self._orphans(thorough)
+            self._orphans()
             if thorough:
                 row["underflow_share"][indices] = accounts.underflow_share(grads)
                 self._histograms(grads, indices)
@@ -490,9 +493,9 @@ class Observer(Listener):
                 caught = [call for call in self.calls if call.was_trained]
                 self._look_now((caught or self.calls)[-1])
 
-    def _orphans(self, thorough: bool) -> None:
+    def _orphans(self) -> None:
         """Gradients of parameters that no optimizer holds: they are computed and never used."""
-        if not thorough or self._stepped:
+        if self._stepped:
             return
         lost = [
             (at, p)
@@ -614,9 +617,8 @@ class Observer(Listener):
         sizes = np.array([p.numel() for p in parameters], dtype=np.float64)
         step = self._row("step")
         step["log10_update_norm"][at], step["unchanged_share"][at] = accounts.overall(moved, sizes)
-        self._compared += 1
-        if self.exact or self._compared % 3 == 1:  # has somebody else written by the next step?
-            self._after[id(optimizer)] = (kernels.sample(parameters, SAMPLE), indices, self.step)
+        # Has somebody else written by the next step?
+        self._after[id(optimizer)] = (kernels.sample(parameters, SAMPLE), indices, self.step)
 
     def _not_cleared(self, optimizer: Optimizer) -> float:
         stale = self._stale_gradients.pop(id(optimizer), None)
