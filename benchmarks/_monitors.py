@@ -7,9 +7,7 @@ standard input and answers each on standard output.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import math
 import os
 import resource
 import sys
@@ -43,9 +41,8 @@ class Monitor:
     def settle(self) -> None:
         """Write what is queued; the clock is still running."""
 
-    def is_steady(self) -> bool:
-        """Whether it costs what it will cost from now on."""
-        return True
+    def steady(self) -> None:
+        """What comes from now on is measured."""
 
     def slept(self, seconds: float) -> None:
         """The process was stopped for so long before the step that comes."""
@@ -161,10 +158,22 @@ class Gradmend(Monitor):
 
         self.schedule.took = counted  # type: ignore[method-assign]
 
-    def is_steady(self) -> bool:
-        """Whether what the first steps cost, on the credit that every run has, is paid back."""
-        run = self.watch.history().run
-        return run.overhead_seconds <= self.schedule.budget * run.seconds
+    def steady(self) -> None:
+        """Go to where a long run is, which is minutes away.
+
+        What listening cost so far is half of the budget, as later on: the time that takes passes
+        unwatched. No tier has any credit left of that which a run gets once, nor debts; each has
+        half the price of its next measurement, as at any random moment.
+        """
+        schedule = self.schedule
+        if schedule.budget == float("inf"):
+            return
+        ahead = max(0.0, 2 * schedule.base / schedule.budget - schedule.trained)
+        schedule.passed(ahead, round(ahead * schedule.steps / schedule.trained))
+        for name, tier in schedule.tiers.items():
+            extra = schedule.credit(name) - tier.cost / 2
+            tier.spent += extra
+            self.watch.observer.own_seconds += extra  # else it would be less for listening
 
     def slept(self, seconds: float) -> None:
         """Take the time out of what the watch believes to be training, which fills its budget."""
@@ -250,34 +259,25 @@ class Training:
         self.monitor: Monitor | None = None
         self.stopped = 0.0
 
-    def set_up(self, seconds: float, most: float) -> dict[str, Any]:
-        """Begin to watch, step once, then for so many seconds, and on until it is steady.
-
-        Returns:
-            Seconds of the first step, of a usual one, and of all; the size of the net.
-        """
+    def set_up(self, seconds: float) -> dict[str, Any]:
+        """Begin to watch, step once, then for so many seconds; tell how long each takes."""
         began = time.perf_counter()
         self.monitor = self.variant.monitor(self.net.model, self.optimizer, self.folder)
         self._step(self.monitor)
         first = time.perf_counter() - began
         self._step(self.monitor)
-        began, usual, passed = time.perf_counter(), math.nan, 0.0
-        while True:
-            for steps in itertools.count(1):
-                self._step(self.monitor)
-                if steps > 1 and time.perf_counter() - began - passed >= seconds:
-                    break
-            usual = (time.perf_counter() - began - passed) / steps
-            passed = time.perf_counter() - began
-            if passed >= most or self.monitor.is_steady():
-                break
+        began, steps = time.perf_counter(), 0
+        while steps < 2 or time.perf_counter() - began < seconds:
+            self._step(self.monitor)
+            steps += 1
+        usual = (time.perf_counter() - began) / steps
+        self.monitor.steady()
         self.monitor.settle()
         self.stopped = time.perf_counter()
         parameters = [p.numel() for p in self.net.model.parameters()]
         return {
             "setup": first,
             "step": usual,
-            "warm": passed,
             "parameters": sum(parameters),
             "tensors": len(parameters),
         }

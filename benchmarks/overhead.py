@@ -9,10 +9,11 @@ and a watch that is opened for every chunk would never leave its first steps, wh
 costs shows only over many. What one process would have over this is that all variants share the
 placement of memory; the second plain training shows how much that matters.
 
-The time in which gradmend's process stands still is taken out of its budget, and it trains until
-what its first steps cost is paid back (``--warm`` seconds at most), so its chunks are those of a
-long run. Its dear tiers are rare: its rounds have three chunks, and the second table tells what ran
-how often. Where a tier has not run, the
+The time in which gradmend's process stands still is taken out of its budget, and after ``--warm``
+seconds its accounts are set to where they are in a long run: the credit that every run has once is
+spent, and what the first steps cost is paid back (``Gradmend.steady`` in ``_monitors.py``). So the
+ratios are those of a long run; the first minutes cost up to that credit more. Dear tiers are rare:
+a round has three chunks of gradmend, and the second table tells what ran how often. Where a tier has not run, the
 ratio lacks its share of the budget (a full look costs some twenty steps, so short benchmarks of
 slow nets have none). ``counted`` is the watch's own account of the same chunks; what it leaves out
 is the difference to the measured time.
@@ -119,12 +120,12 @@ def main() -> None:
     parser.add_argument("--variants", help=f"default: all of {', '.join(VARIANTS)}")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a chunk, at least")
-    parser.add_argument("--warm", type=float, default=40.0, help="seconds before, at most")
+    parser.add_argument("--warm", type=float, default=5.0, help="seconds before")
     parser.add_argument("--quick", action="store_true", help="a tiny net, one short round")
     arguments = parser.parse_args()
     nets, variants = list(NETS), [name for name in VARIANTS if name != "plain"]
     if arguments.quick:
-        arguments.rounds, arguments.seconds, arguments.warm = 1, 0.05, 0.0
+        arguments.rounds, arguments.seconds, arguments.warm = 1, 0.05, 0.05
         nets, variants = ["mlp"], ["plain-again", "foreach-norm", "gradmend", "gradmend-all"]
     nets = arguments.nets.split(",") if arguments.nets else nets
     variants = arguments.variants.split(",") if arguments.variants else variants
@@ -184,7 +185,7 @@ def begin(each: Measured, net: str, folder: Path, how: argparse.Namespace) -> No
         each.failed = "not installed"
         return
     each.process = Process(net, each.name, folder, how.quick)
-    each.facts = attempt(each, "set_up", seconds=how.seconds, most=how.warm)
+    each.facts = attempt(each, "set_up", seconds=how.warm)
     if not each.failed:
         least = math.ceil(variant.period / variant.turns)
         each.steps = max(math.ceil(how.seconds / each.facts["step"]), least, 2)

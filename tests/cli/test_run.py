@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,26 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
     same = call("diff", "good", "good", cwd=tmp_path)
     assert "no difference" in same.stdout.lower()
     assert json.loads(call("diff", "good", "bad", "--json", cwd=tmp_path).stdout)
+
+
+def test_a_killed_run_can_be_read_and_followed(tmp_path: Path) -> None:
+    script = write(tmp_path, HEALTHY.replace("range(120)", "range(10**9)"))
+    command = [sys.executable, "-m", "gradmend", "run", "--run", "killed", str(script)]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+        steps = 0
+        for _ in range(600):
+            time.sleep(0.1)
+            if (tmp_path / "killed" / "manifest.json").exists():
+                seen = call("report", "killed", "--json", cwd=tmp_path)
+                if seen.returncode == 0 and json.loads(seen.stdout)["watched"]["steps"] > 0:
+                    watched = json.loads(seen.stdout)["watched"]
+                    steps = watched["steps"]
+                    assert watched["status"] == "running"
+                    break
+        process.kill()
+        process.wait()
+    watched = json.loads(call("report", "killed", "--json", cwd=tmp_path).stdout)["watched"]
+    assert watched["status"] == "killed" and watched["steps"] >= steps > 0
 
 
 @pytest.mark.slow

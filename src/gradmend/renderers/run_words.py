@@ -125,7 +125,7 @@ def still_words(run: Watched) -> str:
     if _some(run.still_steps):
         took = f" ({numbers.seconds(run.still_seconds)})" if run.still_seconds > 0 else ""
         parts.append(f"in {_share(run.still_steps)} of the steps{took}")
-    if _some(run.still_parameters):
+    if _some(run.still_parameters) and run.still_parameters >= 0.005:  # a bias or two may rest
         parts.append(f"in {_share(run.still_parameters)} of the parameters")
     return f"nothing moved {' and '.join(parts)}" if parts else ""
 

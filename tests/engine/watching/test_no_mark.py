@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,14 @@ from torch.optim import optimizer as torch_optimizer
 
 import gradmend
 from gradmend.engine.watching.observer import Observer
+from gradmend.engine.watching.summary import report_of
 from gradmend.engine.watching.watch import Watch
 from gradmend.errors import BadInput, GradmendError
 from gradmend.probe import kernels
 from gradmend.probe.taps import Listener
+from gradmend.store.errors import StoreError
+from gradmend.store.reader import open_run
+from gradmend.store.writer import RunWriter
 
 
 def places() -> dict[str, Any]:
@@ -134,6 +139,46 @@ def test_a_failing_kernel_is_noted_once(name: str, monkeypatch: pytest.MonkeyPat
     assert report.watched is not None and report.watched.steps == 24
     told = [note for note in report.watched.notes if "no room" in note]
     assert len(told) == (0 if name == "exponents" else 1)  # only a folder keeps histograms
+
+
+def test_a_disk_that_fails_in_the_middle_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = net()
+    opt = torch.optim.SGD(model.parameters(), 0.1)
+    with gradmend.watch(model, opt, run=tmp_path / "run", budget="all") as watch:
+        train(model, opt, unwatched)
+        watch.record.flush()
+
+        def full(self: RunWriter) -> None:
+            raise StoreError("the disk is full", "", "make room")
+
+        monkeypatch.setattr(RunWriter, "flush", full)
+        monkeypatch.setattr(RunWriter, "due", lambda self: True)
+        train(model, opt, unwatched)
+    report = watch.report()
+    assert report.watched is not None and report.watched.steps == 48
+    assert [n for n in report.watched.notes if "disk is full" in n] != []
+    monkeypatch.undo()
+    assert open_run(tmp_path / "run").history()["step"].steps[-1] == 23, "what was flushed"
+
+
+def test_a_run_on_disk_says_what_memory_says(tmp_path: Path) -> None:
+    model = net()
+    opt = torch.optim.Adam(model.parameters(), 1e-2)
+    with gradmend.watch(model, opt, run=tmp_path / "run", budget="all") as watch:
+        train(model, opt, unwatched)
+    disk, memory = open_run(tmp_path / "run").history(), watch.history()
+    assert disk.tables.keys() == memory.tables.keys()
+    for name, table in memory.tables.items():
+        assert disk[name].names == table.names and (disk[name].steps == table.steps).all()
+        for quantity, values in table.values.items():
+            np.testing.assert_array_equal(disk[name][quantity], values)
+    assert [(e.kind, e.step, e.where) for e in disk.events] == [
+        (e.kind, e.step, e.where) for e in memory.events
+    ]
+    assert report_of(disk).to_dict()["findings"] == watch.report().to_dict()["findings"]
+    assert open_run(tmp_path / "run").histograms("gradient", "0.weight")
 
 
 def test_a_forked_child_is_not_watched(tmp_path: Path) -> None:
