@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import gradmend
+from gradmend.engine.watching.schedule import FREE_LISTENING, FREE_SECONDS
 
 
 class Monitor:
@@ -161,13 +162,17 @@ class Gradmend(Monitor):
     def steady(self) -> None:
         """Go to where a long run is, which is minutes away.
 
-        What listening cost so far is half of the budget, as later on: the time that takes passes
-        unwatched. No tier has any credit left of that which a run gets once, nor debts; each has
+        What listening may cost for free is spent. It is half of the budget so far, as later on:
+        the time that takes has passed. No tier has any credit left of that which a run gets once, nor debts; each has
         half the price of its next measurement, as at any random moment.
         """
         schedule = self.schedule
         if schedule.budget == float("inf"):
             return
+        missing = max(0.0, FREE_LISTENING * FREE_SECONDS - schedule.base)
+        schedule.heard += round(missing * schedule.heard / schedule.base)
+        schedule.base += missing
+        self.watch.observer.own_seconds += missing
         ahead = max(0.0, 2 * schedule.base / schedule.budget - schedule.trained)
         schedule.passed(ahead, round(ahead * schedule.steps / schedule.trained))
         for name, tier in schedule.tiers.items():

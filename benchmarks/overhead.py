@@ -13,10 +13,10 @@ The time in which gradmend's process stands still is taken out of its budget, an
 seconds its accounts are set to where they are in a long run: the credit that every run has once is
 spent, and what the first steps cost is paid back (``Gradmend.steady`` in ``_monitors.py``). So the
 ratios are those of a long run; the first minutes cost up to that credit more. Dear tiers are rare:
-a round has three chunks of gradmend, and the second table tells what ran how often. Where a tier has not run, the
-ratio lacks its share of the budget (a full look costs some twenty steps, so short benchmarks of
-slow nets have none). ``counted`` is the watch's own account of the same chunks; what it leaves out
-is the difference to the measured time.
+a round has three chunks of gradmend, and the second table tells what ran how often. Where a tier
+has not run, the ratio lacks its share of the budget (a full look costs some twenty steps, so short
+benchmarks of slow nets have none). ``counted`` is the watch's own account of the same chunks; what
+it leaves out is the difference to the measured time.
 
 CPU time is that of the process and all its threads, and not of the second process that wandb
 has. Set-up is the first step with everything before it (libraries are loaded, kernels read from

@@ -9,7 +9,7 @@ import gradmend
 import gradmend.zoo.healthy_trainings
 import gradmend.zoo.unstable_trainings
 from gradmend.engine.watching.live import ranked
-from gradmend.records.finding import Finding
+from gradmend.records.finding import Finding, Severity
 from gradmend.records.history import History
 from gradmend.registry import Case, Rule, find, rules
 from gradmend.zoo.training import build_training
@@ -126,7 +126,20 @@ def test_a_rule_fires_on_its_trainings(rule: Rule, case: str, seed: int) -> None
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(("rule", "case"), named("live_silent_on"))
 def test_a_rule_keeps_silent_on_its_near_misses(rule: Rule, case: str, seed: int) -> None:
-    assert says(rule, case, seed) == []
+    said = says(rule, case, seed)
+    if (rule.name, case) in ONLY_NOTED:
+        assert [finding.severity for finding in said] == [Severity.NOTE]
+    else:
+        assert said == []
+
+
+ONLY_NOTED = {
+    ("detached-parameters", "two_stages(fault='unused_head')"),
+    ("detached-parameters", "quantised(operation='round')"),
+    ("unregistered-parameters", "optimizer_groups(fault='python_list')"),
+    ("parameters-without-optimizer", "optimizer_groups(fault='head_only')"),
+}
+"""What may be meant, is told as a note and no more."""
 
 
 @pytest.mark.slow
