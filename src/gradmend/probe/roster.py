@@ -33,6 +33,7 @@ class Roster:
         self._refs: list[weakref.ref[Tensor]] = []
         self._index: dict[int, int] = {}
         self._names: set[str] = set()
+        self._places: dict[str, int] = {}
         self._optimizer_index: dict[int, int] = {}
         self._alive: list[weakref.ref[Optimizer]] = []
         self._prefix: dict[int, str] = {}
@@ -65,8 +66,13 @@ class Roster:
         at = self._optimizer_index.get(id(optimizer))
         if at is not None and self._alive[at]() is optimizer:
             return at
-        at = len(self.optimizers)
         kind = type(optimizer).__name__
+        for place, (column, ref) in enumerate(zip(self.optimizers, self._alive, strict=True)):
+            if column.kind == kind and ref() is None:  # made anew: it takes the old one's place
+                self._alive[place] = weakref.ref(optimizer)
+                self._optimizer_index[id(optimizer)] = place
+                return place
+        at = len(self.optimizers)
         same = sum(1 for column in self.optimizers if column.kind == kind)
         group = optimizer.param_groups[0] if optimizer.param_groups else {}
         facts = {key: _plain(group[key]) for key in _SETTINGS if key in group}
@@ -82,7 +88,12 @@ class Roster:
         """Watch a root module."""
         if any(root is model for root in self.models()):
             return
+        gone = [ref for ref in self.roots if ref() is None]
+        self.roots = [ref for ref in self.roots if ref() is not None]
         self.roots.append(weakref.ref(model))
+        alive = {id(root) for root in self.models()}
+        if gone:  # their names are free again
+            self._prefix = {key: name for key, name in self._prefix.items() if key in alive}
         taken = set(self._prefix.values())
         name = self._name(model)
         free = [name, *(f"{name}#{n}" for n in range(2, len(taken) + 3))]
@@ -164,11 +175,15 @@ class Roster:
             if dict(old.facts) == facts:
                 return
             name, module, kind, step = old.name, old.module, old.kind, old.since
+        elif (at := self._vacant(name, parameter)) is not None:
+            self._refs[at] = weakref.ref(parameter)
+            self._index[id(parameter)] = at
         else:
             at = len(self.columns)
             name = self._unique(name)
             self._refs.append(weakref.ref(parameter))
             self._index[id(parameter)] = at
+            self._places[name] = at
             self.columns.append(Column(name=name))
         self.columns[at] = Column(
             name=name,
@@ -181,6 +196,13 @@ class Roster:
             since=step,
             facts=facts,
         )
+
+    def _vacant(self, name: str, parameter: Tensor) -> int | None:
+        """The column of a parameter that is gone and that this one, made anew, replaces."""
+        at = self._places.get(name)
+        if at is None or self._refs[at]() is not None:
+            return None
+        return at if self.columns[at].shape == tuple(parameter.shape) else None
 
     def _unique(self, name: str) -> str:
         free, number = name, 2

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -102,7 +103,7 @@ class Taps:
         self._busy = False
         self._depth = 0  # of backward passes: a reentrant checkpoint runs one inside another
         self._home = (0, 0)
-        self._roots: dict[int, nn.Module] = {}
+        self._roots: dict[int, weakref.ref[nn.Module]] = {}
         self._called: dict[type, Any] = {}
         self._in_root = False
         self._sleeper: tuple[int, int, int] | None = None  # (optimizer, steps left, steps)
@@ -149,7 +150,7 @@ class Taps:
 
     def follow_roots(self, roots: list[nn.Module]) -> None:
         """Tell of the calls of these modules, and no longer of others."""
-        self._roots = {id(root): root for root in roots}
+        self._roots = {id(root): weakref.ref(root) for root in roots}
         classes = {type(root) for root in roots}
         for cls in classes - self._called.keys():
             self._seize(cls)
@@ -162,7 +163,10 @@ class Taps:
         # A class's attribute: an instance's own would be pickled, a hook deep-copied.
         @functools.wraps(original)
         def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling() or id(module) not in self._roots or self._in_root:
+            if torch.compiler.is_compiling() or self._in_root:
+                return original(module, *args, **kwargs)
+            known = self._roots.get(id(module))
+            if known is None or known() is not module:
                 return original(module, *args, **kwargs)
             return self._root_call(original, module, args, kwargs)
 

@@ -7,9 +7,8 @@ import gradmend
 from gradmend.registry import Case
 from gradmend.zoo.training import build_training
 
-
 KNOWN = {("long_memory()", 3)}
-"""The LSTM's own tanh works on its flats here, and the loss has not begun to fall in so few steps: the
+"""The LSTM's own tanh works on its flats, and so few steps have not lowered the loss yet: the
 one false alarm of these 136 runs (docs/limits.md)."""
 
 

@@ -1,12 +1,18 @@
 """What a watcher remembers: bounded, the beginning and the end whole."""
 
+import gc
+import weakref
+
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from gradmend.engine.watching.dead import why_dead
 from gradmend.engine.watching.live import CLEARS_AFTER, Live
 from gradmend.engine.watching.recent import BETWEEN, FIRST, LAST, MOST_EVENTS, Recent
+from gradmend.engine.watching.script import ScriptWatch
 from gradmend.records.finding import Finding, Severity
 from gradmend.records.history import QUANTITIES, Column, Event, History, RunFacts, Table
 
@@ -128,3 +134,30 @@ def test_a_run_that_may_still_move_is_not() -> None:
     assert why_dead(still([1.0] * 19 + [0.999])) is None
     assert why_dead(still([1.0] * 20, rate=0.0)) is None, "the rate may rise"
     assert why_dead(still([float("nan")] * 20)) is None, "not measured"
+
+
+def test_models_made_anew_take_the_places_of_the_old() -> None:
+    """A sweep of ten trainings in one process grows neither tables nor what is held."""
+    seen: list[weakref.ref[nn.Module]] = []
+    watch = ScriptWatch(
+        folder=None, budget="all", looks=False, stop_when_dead=False, name="s", command=""
+    )
+    with watch:
+        for seed in range(10):
+            torch.manual_seed(seed)
+            model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+            seen.append(weakref.ref(model))
+            opt = torch.optim.Adam(model.parameters(), 1e-2)
+            for _ in range(5):
+                opt.zero_grad()
+                model(torch.randn(8, 4)).square().mean().backward()
+                opt.step()
+            del model, opt
+            gc.collect()
+    history = watch.history()
+    assert watch.observer.failures == []
+    assert history.run.steps == 50
+    assert history["gradient"].names == ("0.weight", "0.bias", "2.weight", "2.bias")
+    assert history["step"].names == ("Adam",)
+    assert (history["gradient"]["state"] == 2).all()
+    assert [ref() for ref in seen[:-1]] == [None] * 9

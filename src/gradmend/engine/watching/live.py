@@ -12,6 +12,8 @@ from gradmend.registry import remedies, rules
 
 CLEARS_AFTER = 2
 """Judgements in a row without a finding before it counts as cleared: one may fall on a bad row."""
+MOST_SPELLS = 200
+"""Spells that are over and still remembered."""
 
 
 @dataclass(kw_only=True)
@@ -64,7 +66,11 @@ class Live:
                 self._tell(_event("finding-clears", spell.finding, step))
         for finding in found.values():
             spell = Spell(finding=finding, began=step, last=step)
-            self.spells.append(spell)
+            self.spells = [
+                *self.open,
+                *[s for s in self.spells if not s.open][-MOST_SPELLS:],
+                spell,
+            ]
             begun.append(spell)
             self._tell(_event("finding-begins", finding, step))
         return begun

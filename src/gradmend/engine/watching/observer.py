@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -95,7 +96,7 @@ class Observer(Listener):
         self.handed_loss: float | None = None
         self.firstbad = FirstBad(record)
         self._only = None if optimizers is None else {id(o) for o in optimizers}
-        self._optimizers: list[Optimizer] = list(optimizers or [])
+        self._known: list[weakref.ref[Optimizer]] = [weakref.ref(o) for o in optimizers or []]
         self._after_iteration, self._look_now = after_iteration, look_now
         self._cast: dict[int, tuple[tuple[int, ...], list[Tensor], np.ndarray]] = {}
         self._outputs: OutputWatch | None = None
@@ -240,6 +241,11 @@ class Observer(Listener):
     def module_made(self, module: nn.Module) -> None:
         """Overridden by the watcher of scripts."""
 
+    @property
+    def _optimizers(self) -> list[Optimizer]:
+        """Those that are alive; a script may make many, one after the other."""
+        return [optimizer for ref in self._known if (optimizer := ref()) is not None]
+
     def _follows(self, optimizer: Optimizer) -> bool:
         return self._only is None or id(optimizer) in self._only
 
@@ -250,8 +256,13 @@ class Observer(Listener):
         if known is None or known[0] != key or self._stale:
             self._stale = False
             self.roster.optimizer(optimizer)
-            if known is None and optimizer not in self._optimizers:
-                self._optimizers.append(optimizer)
+            if known is None:
+                alive = self._optimizers
+                if all(optimizer is not other for other in alive):
+                    alive.append(optimizer)
+                self._known = [weakref.ref(each) for each in alive]
+                kept_casts = {id(each) for each in alive}
+                self._cast = {key: c for key, c in self._cast.items() if key in kept_casts}
             if self.roster.refresh(self._optimizers, self.step) or known is None:
                 for table in ("gradient", "update"):
                     self.record.columns(table, self.roster.columns)
@@ -603,7 +614,7 @@ class Observer(Listener):
         finally:  # whatever fails above, the step is over
             self._stepped.add(at)
             self._reset_step()
-            if len(self._stepped) >= len(self.roster.optimizers) or len(self._optimizers) < 2:
+            if len(self._stepped) >= len(self._known):
                 self._end_iteration()
 
     def _compare_weights(self, optimizer: Optimizer, at: int) -> None:
@@ -667,12 +678,14 @@ class _Stale:
 
     def __init__(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        self.parameter, self.copy = parameter, parameter.grad.detach().clone()
+        self.parameter = weakref.ref(parameter)
+        self.copy = parameter.grad.detach().clone()
         self.looked = self.cleared = False
 
     def look(self) -> None:
         """Another backward pass begins, and will add to what is there."""
-        grad = self.parameter.grad
+        parameter = self.parameter()
+        grad = parameter.grad if parameter is not None else None
         gone = grad is None or not bool(grad.any())
         # The first time it must be what it was; later other losses may have been added to it.
         replaced = not self.looked and grad is not None and not torch.equal(grad, self.copy)
