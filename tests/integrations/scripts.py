@@ -189,7 +189,7 @@ SCRIPTS: dict[str, str] = {
         """,
     "multiprocessing": """
         import multiprocessing as mp, sys
-        print("imported as", __name__)
+        print("imported as", __name__, flush=True)
         class A: pass
         def work(x): return type(x).__name__, __name__, sys.argv
         if __name__ == "__main__":

@@ -68,24 +68,15 @@ def test_no_gpu_package_is_pinned() -> None:
     assert not [n for n in names if n.startswith(("cuda-", "nvidia-", "pytorch-triton", "triton"))]
 
 
-def test_a_ratio_is_taken_to_the_plain_chunks_on_both_sides(overhead: ModuleType) -> None:
-    """Plain steps of 1, 3 and 5 s, and between them steps of 4 s: expected are 2 and 4."""
-
-    class Fake:
-        def __init__(self, walls: list[float]) -> None:
-            self.walls = iter(walls)
-
-        def ask(self, do: str, steps: int) -> dict[str, object]:
-            wall = next(self.walls) * steps
-            return {"wall": wall, "cpu": 2 * wall, "before": {}, "after": {}}
-
-    plain = overhead.Measured("plain", process=Fake([1.0, 3.0, 5.0, 9.0]), steps=10)
-    one = overhead.Measured("plain-again", process=Fake([4.0]), steps=3)
-    two = overhead.Measured("clip-norm", process=Fake([4.0]), steps=7)
-    overhead.one_round(plain, [one, two])
-    assert (one.wall, one.cpu) == ([2.0], [2.0])
-    assert (two.wall, two.cpu) == ([1.0], [1.0])
-    assert two.total("wall") == 1.0
+def test_a_ratio_is_to_the_plain_steps_of_the_same_chunks(overhead: ModuleType) -> None:
+    """10 steps in 30 s beside plain ones of 2 s, and in 90 s beside 4 s: 120 s and not 60."""
+    chunks = [
+        {"wall": 30.0, "cpu": 20.0, "plain": [2.0, 1.0]},
+        {"wall": 90.0, "cpu": 20.0, "plain": [4.0, 1.0]},
+    ]
+    assert overhead.ratio(chunks, "wall", 10) == 2.0
+    assert overhead.ratio(chunks, "cpu", 10) == 2.0
+    assert overhead.ratio(chunks[:1], "wall", 10) == 1.5
 
 
 @pytest.mark.slow
