@@ -47,6 +47,9 @@ JUMP = 6.0
 MOST_GRAPHS = 16
 """Changes of a loss's graph that are told for each optimizer: batches of all sizes change it."""
 
+MOST_MARKED = 16
+"""Small gradients that are tried for one that is not zero."""
+
 Row = dict[str, np.ndarray]
 
 
@@ -639,11 +642,14 @@ class Observer(Listener):
         """Remember one small gradient, to see whether it is cleared before the next step."""
         if not self.due("rows"):
             return
-        known = [p for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-        dense = [p for p in known if p.grad.layout == torch.strided and p.device.type == "cpu"]
-        moving = [p for p in dense if p.numel() and bool(p.grad.any())]
-        if moving:
-            self._stale_gradients[id(optimizer)] = _Stale(min(moving, key=lambda p: p.numel()))
+        parameters, _ = self._cast_of(optimizer)
+        for parameter in sorted(parameters, key=Tensor.numel)[:MOST_MARKED]:
+            grad = parameter.grad
+            if grad is None or grad.layout != torch.strided or grad.device.type != "cpu":
+                continue
+            if bool(grad.any()):
+                self._stale_gradients[id(optimizer)] = _Stale(parameter)
+                return
 
     def _batch_size(self) -> float:
         for call in self.calls:
