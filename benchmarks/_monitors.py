@@ -45,8 +45,11 @@ class Monitor:
     def steady(self) -> None:
         """What comes from now on is measured."""
 
-    def slept(self, seconds: float) -> None:
-        """The process was stopped for so long before the step that comes."""
+    def pause(self) -> None:
+        """Leave the steps that come alone, as if it had never been there."""
+
+    def resume(self, seconds: float) -> None:
+        """Watch again, after so long a pause."""
 
     def account(self) -> dict[str, Any]:
         """What it says that it cost so far."""
@@ -122,7 +125,14 @@ class WandbWatch(Monitor):
 
         quiet = wandb.Settings(silent=True, console="off", x_disable_stats=True)
         self.run = wandb.init(mode="offline", dir=str(folder), project="overhead", settings=quiet)
-        self.run.watch(model, log="all", log_freq=self.every)
+        self.model = model
+        self.resume(0.0)
+
+    def pause(self) -> None:
+        self.run.unwatch(self.model)
+
+    def resume(self, seconds: float) -> None:
+        self.run.watch(self.model, log="all", log_freq=self.every)
 
     def stepped(self, loss: Tensor, step: int) -> None:
         self.run.log({"loss": loss.item()})
@@ -163,8 +173,8 @@ class Gradmend(Monitor):
         """Go to where a long run is, which is minutes away.
 
         What listening may cost for free is spent. It is half of the budget so far, as later on:
-        the time that takes has passed. No tier has any credit left of that which a run gets once, nor debts; each has
-        half the price of its next measurement, as at any random moment.
+        the time that takes has passed. No tier has any credit left of that which a run gets once,
+        nor debts; each has half the price of its next measurement, as at any random moment.
         """
         schedule = self.schedule
         if schedule.budget == float("inf"):
@@ -180,11 +190,17 @@ class Gradmend(Monitor):
             tier.spent += extra
             self.watch.observer.own_seconds += extra  # else it would be less for listening
 
-    def slept(self, seconds: float) -> None:
-        """Take the time out of what the watch believes to be training, which fills its budget."""
-        last = self.watch.observer._last_end
-        assert last is not None
-        self.watch.observer._last_end = last + seconds
+    def pause(self) -> None:
+        self.watch.taps.close()
+
+    def resume(self, seconds: float) -> None:
+        """Take the pause out of what the watch believes to be training, which fills its budget."""
+        observer, taps = self.watch.observer, self.watch.taps
+        assert observer._last_end is not None
+        observer._last_end += seconds
+        observer.slept(0)  # it must not take the plain steps for somebody else's writing
+        taps.open()
+        taps.follow_roots(observer.roster.models())
 
     def account(self) -> dict[str, Any]:
         run = self.watch.history().run
@@ -226,8 +242,7 @@ def _ours(title: str, *, period: int = 1, kernels: str = "", **settings: Any) ->
 
 
 VARIANTS: dict[str, Variant] = {
-    "plain": Variant("plain step", Monitor),
-    "plain-again": Variant("a second plain training (noise)", Monitor),
+    "plain": Variant("nothing (noise)", Monitor),
     "foreach-norm": Variant("`torch._foreach_norm`, fetched once", ForeachNorm),
     "clip-norm": Variant("`clip_grad_norm_`, fetched", ClipNorm),
     "naive-item": Variant("6 statistics a gradient, `.item()` each", NaiveItem),
@@ -261,8 +276,9 @@ class Training:
         self.folder, self.variant = folder, variant
         self.optimizer = torch.optim.AdamW(self.net.model.parameters(), lr=1e-4, fused=True)
         self.step = 0
-        self.monitor: Monitor | None = None
-        self.stopped = 0.0
+        self.nothing = Monitor(self.net.model, self.optimizer, folder)
+        self.monitor = self.nothing
+        self.paused = 0.0
 
     def set_up(self, seconds: float) -> dict[str, Any]:
         """Begin to watch, step once, then for so many seconds; tell how long each takes."""
@@ -270,42 +286,60 @@ class Training:
         self.monitor = self.variant.monitor(self.net.model, self.optimizer, self.folder)
         self._step(self.monitor)
         first = time.perf_counter() - began
-        self._step(self.monitor)
-        began, steps = time.perf_counter(), 0
-        while steps < 2 or time.perf_counter() - began < seconds:
-            self._step(self.monitor)
-            steps += 1
-        usual = (time.perf_counter() - began) / steps
+        watched = self._for(self.monitor, seconds)
         self.monitor.steady()
         self.monitor.settle()
-        self.stopped = time.perf_counter()
+        self._pause()
         parameters = [p.numel() for p in self.net.model.parameters()]
         return {
             "setup": first,
-            "step": usual,
+            "step": watched,
+            "plain": self._for(self.nothing, min(seconds, 1.0)),
             "parameters": sum(parameters),
             "tensors": len(parameters),
         }
 
-    def chunk(self, steps: int) -> dict[str, Any]:
-        """Train on, by the clock; one step before that warms the caches up again."""
+    def chunk(self, steps: int, plain: int) -> dict[str, Any]:
+        """Watched steps by the clock, between plain ones; what the plain ones took, a step."""
         monitor = self.monitor
-        assert monitor is not None
-        monitor.slept(time.perf_counter() - self.stopped)
-        self._step(monitor)
+        first = self._plain(plain)
+        monitor.resume(time.perf_counter() - self.paused)
+        self._step(monitor)  # uncounted: caches warm up to the other kind of step
         before = monitor.account()
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(steps):
             self._step(monitor)
         monitor.settle()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        self.stopped = time.perf_counter()
-        return {"wall": wall, "cpu": cpu, "before": before, "after": monitor.account()}
+        after = monitor.account()
+        self._pause()
+        last = self._plain(plain)
+        usual = [(a + b) / 2 for a, b in zip(first, last, strict=True)]
+        return {"wall": wall, "cpu": cpu, "plain": usual, "before": before, "after": after}
+
+    def _pause(self) -> None:
+        self.monitor.pause()
+        self.paused = time.perf_counter()
+
+    def _plain(self, steps: int) -> tuple[float, float]:
+        self._step(self.nothing)
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(steps):
+            self._step(self.nothing)
+        return (time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps
+
+    def _for(self, monitor: Monitor, seconds: float) -> float:
+        """Train for so long, and tell how long a step takes."""
+        self._step(monitor)
+        began, steps = time.perf_counter(), 0
+        while steps < 2 or time.perf_counter() - began < seconds:
+            self._step(monitor)
+            steps += 1
+        return (time.perf_counter() - began) / steps
 
     def end(self) -> dict[str, Any]:
         """Stop; tell what it took in all."""
         peak: float = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        assert self.monitor is not None
         self.monitor.close()
         written = sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file())
         peak /= 1e6 if sys.platform == "darwin" else 1e3

@@ -1,15 +1,14 @@
 """What watching costs, beside a plain step and other monitors: ``python3 dev.py bench overhead``.
 
-Every variant trains in a process of its own, from the first step to the last, and one process is
-awake at a time: a chunk of plain steps, a chunk of one variant, a chunk of plain steps, and so on,
-round after round. A ratio is a chunk's time a step over the mean of the plain chunks right before
-and right after it. Why not one process: hooks, threads, allocator and loaded libraries of one
-monitor would be felt by the others and by the plain steps; peak memory could not be told apart;
-and a watch that is opened for every chunk would never leave its first steps, while what a tier
-costs shows only over many. What one process would have over this is that all variants share the
-placement of memory; the second plain training shows how much that matters.
+Every variant trains in a process of its own, one of them awake at a time, a chunk of steps each,
+round after round. Each chunk lies between two chunks of plain steps *of the same process*, while
+the monitor has its hooks taken away, and its ratio is to their mean. So hooks, threads and memory
+of one monitor are not felt by the others, peak memory can be told apart, and a watch is opened
+once: what its tiers cost shows only over many steps. A plain process beside it would not do: two
+plain ones differ by up to 7% for as long as they live, by where their memory lies. The row
+``nothing`` is plain steps between plain steps: what cannot be told from noise.
 
-The time in which gradmend's process stands still is taken out of its budget, and after ``--warm``
+The time for which gradmend's watch is paused is taken out of its budget, and after ``--warm``
 seconds its accounts are set to where they are in a long run: the credit that every run has once is
 spent, and what the first steps cost is paid back (``Gradmend.steady`` in ``_monitors.py``). So the
 ratios are those of a long run; the first minutes cost up to that credit more. Dear tiers are rare:
@@ -101,16 +100,22 @@ class Measured:
     cpu: list[float] = field(default_factory=list)
     taken: list[dict[str, Any]] = field(default_factory=list)
     """Every chunk."""
-    expected: dict[str, float] = field(default_factory=lambda: {"wall": 0.0, "cpu": 0.0})
-    """Seconds that all its chunks would have taken without a monitor."""
+    plain: int = 2
+    """Steps of a plain chunk; ``steps``: of a watched one."""
 
     def total(self, clock: str) -> float:
         """Ratio over all chunks: what is rare counts as often as it was."""
-        return float(sum(chunk[clock] for chunk in self.taken)) / self.expected[clock]
+        return ratio(self.taken, clock, self.steps)
 
     def counted(self, quantity: str) -> float:
         """What the watch booked in the measured chunks, summed."""
         return float(sum(c["after"][quantity] - c["before"][quantity] for c in self.taken))
+
+
+def ratio(chunks: Sequence[dict[str, Any]], clock: str, steps: int) -> float:
+    """What chunks took by a clock, over what as many plain steps would have."""
+    usual = sum(chunk["plain"][clock == "cpu"] * steps for chunk in chunks)
+    return float(sum(chunk[clock] for chunk in chunks) / usual)
 
 
 def main() -> None:
@@ -126,7 +131,7 @@ def main() -> None:
     nets, variants = list(NETS), [name for name in VARIANTS if name != "plain"]
     if arguments.quick:
         arguments.rounds, arguments.seconds, arguments.warm = 1, 0.05, 0.05
-        nets, variants = ["mlp"], ["plain-again", "foreach-norm", "gradmend", "gradmend-all"]
+        nets, variants = ["mlp"], ["foreach-norm", "gradmend", "gradmend-all"]
     nets = arguments.nets.split(",") if arguments.nets else nets
     variants = arguments.variants.split(",") if arguments.variants else variants
     for unknown in ({*nets} - {*NETS}) | ({*variants} - {*VARIANTS}):
@@ -157,25 +162,24 @@ def load() -> str:
 
 def bench(net: str, variants: Sequence[str], how: argparse.Namespace) -> None:
     """All variants of one net, and its tables."""
-    plain = Measured("plain")
-    others = [Measured(name) for name in variants]
+    every = [Measured(name) for name in dict.fromkeys(["plain", *variants])]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as base:
         try:
-            for each in [plain, *others]:
+            for each in every:
                 begin(each, net, Path(base) / each.name, how)
-            if plain.failed:
-                raise SystemExit(f"overhead: the plain training of {net} failed: {plain.failed}")
-            alive = [each for each in others if not each.failed]
             for _ in range(how.rounds):
-                one_round(plain, alive)
-            for each in [plain, *alive]:
-                assert each.process is not None
-                each.facts |= attempt(each, "end")
+                for each in every:
+                    one_round(each)
+            for each in every:
+                if not each.failed:
+                    each.facts |= attempt(each, "end")
         finally:
-            for each in [plain, *others]:
+            for each in every:
                 if each.process is not None:
                     each.process.close()
-    show(net, plain, others)
+    if every[0].failed:
+        raise SystemExit(f"overhead: the plain training of {net} failed: {every[0].failed}")
+    show(net, every)
 
 
 def begin(each: Measured, net: str, folder: Path, how: argparse.Namespace) -> None:
@@ -189,6 +193,7 @@ def begin(each: Measured, net: str, folder: Path, how: argparse.Namespace) -> No
     if not each.failed:
         least = math.ceil(variant.period / variant.turns)
         each.steps = max(math.ceil(how.seconds / each.facts["step"]), least, 2)
+        each.plain = max(math.ceil(how.seconds / 2 / each.facts["plain"]), 2)
         if variant.turns == 1:
             each.steps = math.ceil(each.steps / variant.period) * variant.period
 
@@ -203,36 +208,22 @@ def attempt(each: Measured, do: str, **arguments: Any) -> dict[str, Any]:
         return {}
 
 
-def one_round(plain: Measured, others: Sequence[Measured]) -> None:
-    """Every variant's chunks, each between two plain ones."""
-    before = attempt(plain, "chunk", steps=plain.steps)
-    for each in others:
-        usual: dict[str, list[float]] = {"wall": [], "cpu": []}
-        took: dict[str, list[float]] = {"wall": [], "cpu": []}
-        for _ in range(VARIANTS[each.name].turns):
-            if each.failed:
-                break
-            chunk = attempt(each, "chunk", steps=each.steps)
-            after = attempt(plain, "chunk", steps=plain.steps)
-            if not chunk:
-                break
-            each.taken.append(chunk)
-            for clock in ("wall", "cpu"):
-                step = (before[clock] + after[clock]) / 2 / plain.steps
-                usual[clock].append(step * each.steps)
-                took[clock].append(chunk[clock])
-                each.expected[clock] += step * each.steps
-            before = after
-            plain.taken.append(after)
+def one_round(each: Measured) -> None:
+    """A variant's chunks of one round."""
+    chunks = []
+    for _ in range(VARIANTS[each.name].turns):
         if not each.failed:
-            each.wall.append(sum(took["wall"]) / sum(usual["wall"]))
-            each.cpu.append(sum(took["cpu"]) / sum(usual["cpu"]))
+            chunks.append(attempt(each, "chunk", steps=each.steps, plain=each.plain))
+    if not each.failed:
+        each.taken += chunks
+        each.wall.append(ratio(chunks, "wall", each.steps))
+        each.cpu.append(ratio(chunks, "cpu", each.steps))
 
 
-def show(net: str, plain: Measured, others: Sequence[Measured]) -> None:
-    """Print one net's tables."""
-    size = plain.facts
-    steps = [chunk["wall"] / plain.steps * 1e3 for chunk in plain.taken]
+def show(net: str, every: Sequence[Measured]) -> None:
+    """Print one net's tables; the first is of plain steps alone."""
+    size = every[0].facts
+    steps = [chunk["plain"][0] * 1e3 for chunk in every[0].taken]
     print(
         f"\n**{net}**: {size['parameters'] / 1e6:.2f} M parameters in {size['tensors']} tensors;"
         f" a plain step takes {spread(steps, 1)} ms, its process {size['peak']:.0f} MB;"
@@ -241,7 +232,7 @@ def show(net: str, plain: Measured, others: Sequence[Measured]) -> None:
         " | steps | set-up, s | peak, MB more | on disk, KB/step |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )
-    for each in others:
+    for each in every:
         title = VARIANTS[each.name].title
         if each.failed:
             print(f"| {title} | {each.failed} | | | | | | | |")
@@ -256,10 +247,10 @@ def show(net: str, plain: Measured, others: Sequence[Measured]) -> None:
             f" | {each.facts['peak'] - size['peak']:.0f} | {each.facts['written'] / 1e3:.2f} |"
         )
         if each.name == "wandb-1":
-            rare = ((ratio - 1) / 1000 + 1 for ratio in (each.total("wall"), each.total("cpu")))
-            both = ", ".join(f"{ratio:.3f}" for ratio in rare)
+            rare = ((busy - 1) / 1000 + 1 for busy in (each.total("wall"), each.total("cpu")))
+            both = ", ".join(f"{each_clock:.3f}" for each_clock in rare)
             print(f"| the same, log_freq=1000 (derived) | | | {both} | | | | | |")
-    ours = [each for each in others if not each.failed and each.taken[0]["after"]]
+    ours = [each for each in every if not each.failed and each.taken[0]["after"]]
     if ours:
         show_tiers(ours)
 

@@ -138,7 +138,7 @@ def check(
 def run(
     target: Annotated[str, typer.Argument(metavar="SCRIPT", help="The training script.")],
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[ARGS]...", help="The script's own.")
+        list[str] | None, typer.Argument(metavar="ARGS", help="The script's own.")
     ] = None,
     as_module: Annotated[
         bool, typer.Option("-m", help="SCRIPT is a module, as after python -m.")
