@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 ACTIVATIONS = {
     "Sigmoid": "sigmoid",
@@ -81,6 +82,7 @@ CONVOLUTIONS = re.compile(
 )
 
 
+@cache
 def short(node_name: str) -> str:
     """``SigmoidBackward0`` -> ``Sigmoid``; ``torch::autograd::CopySlices`` -> ``CopySlices``."""
     return re.sub(r"(Backward\d*|BackwardAutograd\w*)$", "", node_name.rsplit("::", 1)[-1])
