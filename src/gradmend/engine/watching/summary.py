@@ -17,8 +17,8 @@ from gradmend.records.report import Report
 from gradmend.records.trace import Run, Trace
 from gradmend.records.watched import FirstBadValue, Spell, Watched
 
-SETTLED = ("GRF101", "NUM101")
-"""Findings of one look that no training disproves: wiring and numbers that are none."""
+SETTLED = ("NUM101",)
+"""Findings of one look that no training disproves: numbers that are none."""
 FALL = 0.05
 """Share of the first loss by which it must have fallen to say that a model learns (our choice)."""
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradmend.engine.diagnose import diagnose
+from gradmend.engine.diagnose import diagnose, rank
 from gradmend.engine.watching.budget import read_budget
 from gradmend.engine.watching.calls import HeldCall
 from gradmend.engine.watching.dead import why_dead
@@ -262,10 +262,12 @@ class Watch:
             self.record.note(step, f"no full look: {type(error).__name__}: {text}")
             self._wants_looks = False
             return
-        found = diagnose(trace)
-        look = Look(step=step, trace=trace, findings=found.findings)
+        # The look's loss is a stand-in on the outputs that are tensors; who is reached by the real
+        # one is known exactly from its own graph and from the gradients themselves.
+        found = tuple(rank(f for f in diagnose(trace).findings if f.code != "GRF101"))
+        look = Look(step=step, trace=trace, findings=found)
         self.looks = [*self.looks[:1], look]
-        facts = {"findings": [to_plain(finding) for finding in found.findings]}
+        facts = {"findings": [to_plain(finding) for finding in found]}
         self.record.event(Event(step=step, kind="look", facts=facts))
 
 
