@@ -225,7 +225,7 @@ def diff(
     else:
         console = Console()
         names = (str(good), str(bad))
-        text = difference_text(found, names, width=console.width, colour=console.is_terminal)
+        text = difference_text(found, names, width=console.width, colour=_in_colour(console))
         print(text, end="")
     return 0
 
@@ -248,7 +248,7 @@ def ls(
         print(json.dumps(run_list_plain(runs)))
     else:
         console = Console()
-        print(run_list(runs, width=console.width, colour=console.is_terminal), end="")
+        print(run_list(runs, width=console.width, colour=_in_colour(console)), end="")
     return 0
 
 
@@ -356,6 +356,10 @@ def _demo_line(done: Demo) -> dict[str, Any]:
     )
     plain.update({name: str(path) for name, path in done.files.items()})
     return plain
+
+
+def _in_colour(console: Console) -> bool:
+    return console.is_terminal and not console.no_color
 
 
 @contextmanager

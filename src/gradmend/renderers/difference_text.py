@@ -9,7 +9,7 @@ from rich.text import Text
 
 from gradmend.records.difference import Difference, Parting
 from gradmend.renderers import numbers
-from gradmend.renderers.run_paper import on_paper
+from gradmend.renderers.paper import on_paper
 from gradmend.renderers.run_tables import share, size
 from gradmend.renderers.tables import NARROWEST, WIDEST, Look
 from gradmend.renderers.visible import visible

@@ -10,7 +10,7 @@ from rich.text import Text
 from gradmend.records.finding import Severity
 from gradmend.records.report import Report
 from gradmend.renderers import numbers, run_words
-from gradmend.renderers.run_paper import on_paper
+from gradmend.renderers.paper import on_paper
 from gradmend.renderers.tables import NARROWEST, WIDEST, Look
 from gradmend.renderers.words import Folded
 

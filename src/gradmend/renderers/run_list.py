@@ -12,7 +12,7 @@ from rich.text import Text
 from gradmend.records.codec import to_plain
 from gradmend.records.finding import Severity
 from gradmend.renderers import numbers
-from gradmend.renderers.run_paper import on_paper
+from gradmend.renderers.paper import on_paper
 from gradmend.renderers.tables import NARROWEST, WIDEST, Look
 from gradmend.store.folders import RunSummary
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,8 +13,8 @@ from gradmend.records.history import Floats, History
 from gradmend.records.report import Report
 from gradmend.renderers import numbers, run_words
 from gradmend.renderers.bars import sparkline
+from gradmend.renderers.paper import drawn
 from gradmend.renderers.run_books import step_books
-from gradmend.renderers.run_paper import on_paper
 from gradmend.renderers.run_profile import layers
 from gradmend.renderers.run_tables import (
     attention_table,
@@ -28,7 +25,7 @@ from gradmend.renderers.run_tables import (
     share,
     size,
 )
-from gradmend.renderers.tables import NARROWEST, WIDEST, Look
+from gradmend.renderers.tables import Look
 from gradmend.renderers.text import finding_parts
 from gradmend.theory.fates import fates
 
@@ -58,16 +55,9 @@ def render_run(
     Returns:
         Lines ending in newlines, none wider than ``width``.
     """
-    terminal = sys.stdout is not None and sys.stdout.isatty()
-    if ascii is None:
-        unicode = "utf" in (getattr(sys.stdout, "encoding", "") or "").lower()
-        ascii = not (colour or (terminal and unicode))
-    if colour is None:
-        colour = terminal and not os.environ.get("NO_COLOR")
-    if width is None:
-        width = shutil.get_terminal_size((80, 24)).columns
-    look = Look(min(max(width, NARROWEST), WIDEST), ascii)
-    return on_paper(run_parts(report, history, look), width=look.width, colour=colour)
+    return drawn(
+        lambda look: run_parts(report, history, look), width=width, colour=colour, ascii=ascii
+    )
 
 
 def print_run(

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
-import shutil
-import sys
 from collections.abc import Iterator
 
 from rich.console import Console, RenderableType
@@ -16,8 +12,9 @@ from rich.text import Text
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.report import Report
 from gradmend.renderers import numbers, words
+from gradmend.renderers.paper import drawn
 from gradmend.renderers.proof import treatment_parts
-from gradmend.renderers.tables import NARROWEST, WIDEST, Look, cause_table, ledger_table
+from gradmend.renderers.tables import Look, cause_table, ledger_table
 
 _STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.NOTE: "bold cyan"}
 
@@ -45,29 +42,7 @@ def render(
     Returns:
         Lines ending in newlines, none wider than ``width``.
     """
-    terminal = sys.stdout is not None and sys.stdout.isatty()
-    if ascii is None:
-        unicode = "utf" in (getattr(sys.stdout, "encoding", "") or "").lower()
-        ascii = not (colour or (terminal and unicode))
-    if colour is None:
-        colour = terminal and not os.environ.get("NO_COLOR")
-    if width is None:
-        width = shutil.get_terminal_size((80, 24)).columns
-    console = Console(
-        file=io.StringIO(),
-        width=min(max(width, NARROWEST), WIDEST),
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        no_color=not colour,
-        legacy_windows=False,
-        highlight=False,
-        markup=False,
-        emoji=False,
-    )
-    print_report(report, console, ascii=ascii)
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return "".join(line.rstrip() + "\n" for line in output.getvalue().splitlines())
+    return drawn(lambda look: report_parts(report, look), width=width, colour=colour, ascii=ascii)
 
 
 def print_report(report: Report, console: Console, *, ascii: bool | None = None) -> None:

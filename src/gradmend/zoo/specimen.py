@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from gradmend.errors import UnknownName
+from gradmend.zoo.entries import Entries
 
 Batches = list[tuple[Any, Any]]
-_ENTRIES: dict[str, Callable[..., Specimen]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +27,17 @@ class Specimen:
         return self.batches[0]
 
 
+_entries: Entries[Specimen] = Entries()
+
+
 def specimen(function: Callable[..., Specimen]) -> Callable[..., Specimen]:
     """Put a builder into the zoo under its function's name."""
-    _ENTRIES[function.__name__] = function
-    return function
+    return _entries.add(function)
 
 
 def names() -> tuple[str, ...]:
     """Every specimen's name."""
-    return tuple(sorted(_ENTRIES))
+    return _entries.names()
 
 
 def build(name: str, /, *, seed: int = 0, **args: Any) -> Specimen:
@@ -50,17 +48,4 @@ def build(name: str, /, *, seed: int = 0, **args: Any) -> Specimen:
     Raises:
         UnknownName: If there is no such specimen, or it takes no such argument.
     """
-    if name not in _ENTRIES:
-        close = difflib.get_close_matches(name, _ENTRIES, n=1)
-        raise UnknownName(
-            f"the zoo has no '{name}'",
-            "",
-            f"did you mean '{close[0]}'?" if close else f"it has {', '.join(names())}",
-        )
-    takes = inspect.signature(_ENTRIES[name]).parameters
-    wrong = [key for key in args if key not in takes]
-    if wrong:
-        raise UnknownName(f"'{name}' takes no '{wrong[0]}'", "", f"it takes {', '.join(takes)}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _ENTRIES[name](**args)
+    return _entries.build(name, seed, args)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gradmend.errors import UnknownName
-
-_ENTRIES: dict[str, Callable[..., Training]] = {}
+from gradmend.zoo.entries import Entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +24,17 @@ class Training:
     """How many show what there is to be seen."""
 
 
+_entries: Entries[Training] = Entries("training ")
+
+
 def training(function: Callable[..., Training]) -> Callable[..., Training]:
     """Put a builder into the zoo under its function's name."""
-    _ENTRIES[function.__name__] = function
-    return function
+    return _entries.add(function)
 
 
 def training_names() -> tuple[str, ...]:
     """Every training's name."""
-    return tuple(sorted(_ENTRIES))
+    return _entries.names()
 
 
 def build_training(name: str, /, *, seed: int = 0, **args: Any) -> Training:
@@ -48,17 +45,4 @@ def build_training(name: str, /, *, seed: int = 0, **args: Any) -> Training:
     Raises:
         UnknownName: If there is no such training, or it takes no such argument.
     """
-    if name not in _ENTRIES:
-        close = difflib.get_close_matches(name, _ENTRIES, n=1)
-        raise UnknownName(
-            f"the zoo has no training '{name}'",
-            "",
-            f"did you mean '{close[0]}'?" if close else f"it has {', '.join(training_names())}",
-        )
-    takes = inspect.signature(_ENTRIES[name]).parameters
-    wrong = [key for key in args if key not in takes]
-    if wrong:
-        raise UnknownName(f"'{name}' takes no '{wrong[0]}'", "", f"it takes {', '.join(takes)}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _ENTRIES[name](**args)
+    return _entries.build(name, seed, args)

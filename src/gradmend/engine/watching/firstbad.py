@@ -12,7 +12,6 @@ from typing import Any
 
 from gradmend.engine.watching.calls import HeldCall
 from gradmend.engine.watching.record import Record
-from gradmend.probe.roster import Roster
 from gradmend.probe.wiring import LossGraph
 from gradmend.records.history import Column, Event
 from gradmend.records.trace import Trace
@@ -61,7 +60,7 @@ class FirstBad:
         self._was_bad, self._bad_now, self.fresh = self._bad_now, False, False
         self._loss, self._columns = None, []
 
-    def find(self, step: int, calls: list[HeldCall], roster: Roster) -> None:
+    def find(self, step: int, calls: list[HeldCall]) -> None:
         """Run the step's calls again and write down where the first bad value came from."""
         self.fresh, self._was_bad = False, True
         direction = "backward" if self._loss is None else "loss"
@@ -80,7 +79,7 @@ class FirstBad:
         self._replays += 1
         facts["batch"] = next((call.shape for call in calls if call.shape), None)
         if not facts.get("operation"):
-            where, text = self._from_the_graph(facts, direction, roster)
+            where, text = self._from_the_graph(facts, direction)
         facts["direction"] = direction
         event = Event(step=step, kind="non-finite", where=where, text=text, facts=facts)
         self.first = self.first or event
@@ -100,9 +99,7 @@ class FirstBad:
         facts.setdefault("why", why)
         return None
 
-    def _from_the_graph(
-        self, facts: dict[str, Any], direction: str, roster: Roster
-    ) -> tuple[str, str]:
+    def _from_the_graph(self, facts: dict[str, Any], direction: str) -> tuple[str, str]:
         if self._loss is not None:
             graph = self._loss[1]
             tail = [row["op"] for row in graph.tail] if graph else []
@@ -114,7 +111,6 @@ class FirstBad:
             # Backward runs from the last to the first: the last bad one is the first to go bad.
             last = max(self._columns, key=lambda column: column.order)
             return last.module, "first bad gradient in backward order"
-        del roster  # unused: names come with the columns
         return "", ""
 
 

@@ -556,7 +556,7 @@ class Observer(Listener):
     def _look_into_the_first_bad(self) -> None:
         if self.firstbad.fresh:
             with self.tier("looks"):
-                self.firstbad.find(self.step, self.calls, self.roster)
+                self.firstbad.find(self.step, self.calls)
             self.schedule.hurry("rows", "outputs", "rules")
 
     def _sample_weights(self, optimizer: Optimizer) -> None:

@@ -33,7 +33,6 @@ from gradmend.records.codec import to_plain
 from gradmend.records.finding import Severity
 from gradmend.records.history import Event, History, RunFacts
 from gradmend.records.report import Report
-from gradmend.store.errors import StoreError
 from gradmend.store.writer import RunWriter
 
 DEAD_STATUS = 3
@@ -311,6 +310,3 @@ def _several(value: Any, kind: type, name: str) -> list[Any] | None:
         found = "empty" if not items else f"a {type(wrong).__name__}"
         raise BadInput(f"{name} is {found}, no {kind.__name__}", "", f"pass the {name} itself")
     return items
-
-
-__all__ = ["DEAD_STATUS", "BadInput", "StoreError", "Watch", "watch"]
