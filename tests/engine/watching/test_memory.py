@@ -1,6 +1,7 @@
 """What a watcher remembers: bounded, the beginning and the end whole."""
 
 import gc
+import time
 import weakref
 
 import numpy as np
@@ -136,6 +137,17 @@ def test_a_run_that_may_still_move_is_not() -> None:
     assert why_dead(still([float("nan")] * 20)) is None, "not measured"
 
 
+def await_death(ref: weakref.ref[nn.Module]) -> None:
+    """Collect until it is gone: ``gc.collect`` does nothing while another thread collects."""
+    for _ in range(100):
+        gc.collect()
+        if ref() is None:
+            return
+        time.sleep(0.01)
+    holders = [type(holder).__name__ for holder in gc.get_referrers(ref())]
+    raise AssertionError(f"the model is still held, by {holders}")
+
+
 def test_models_made_anew_take_the_places_of_the_old() -> None:
     """A sweep of ten trainings in one process grows neither tables nor what is held."""
     seen: list[weakref.ref[nn.Module]] = []
@@ -153,7 +165,7 @@ def test_models_made_anew_take_the_places_of_the_old() -> None:
                 model(torch.randn(8, 4)).square().mean().backward()
                 opt.step()
             del model, opt
-            gc.collect()
+            await_death(seen[-1])
     history = watch.history()
     assert watch.observer.failures == []
     assert history.run.steps == 50
