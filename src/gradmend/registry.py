@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from gradmend.errors import BadInput, UnknownName
 from gradmend.records.finding import CannotJudge, Finding
 from gradmend.records.prescription import Change, Prescription, Refusal
+from gradmend.records.request import Request
 from gradmend.records.trace import Trace
 
 if TYPE_CHECKING:  # it needs NumPy, which `gradmend explain` does without
@@ -85,7 +86,7 @@ class NoLimits:
     """For rules that state a fact and need no threshold."""
 
 
-RuleFunction = Callable[[Trace, Any], Iterable[Finding | CannotJudge]]
+RuleFunction = Callable[[Trace, Any], Iterable[Finding | CannotJudge | Request]]
 LiveFunction = Callable[["History", Any], Iterable[Finding]]
 RemedyFunction = Callable[[tuple[Finding, ...], Trace], Iterable[Prescription | Refusal]]
 
@@ -108,15 +109,18 @@ class Rule:
     """Judges a run as it grows; ``None`` for a rule that one look settles."""
     live_fires_on: tuple[Case, ...] = ()
     live_silent_on: tuple[Case, ...] = ()
+    rehearsed: bool = True
+    """Whether a rehearsal (:mod:`gradmend.engine.rehearsal`) can show it to ``live``; not so for
+    what only the user's own loop, data or optimizer does."""
 
-    def __call__(self, trace: Trace) -> Iterator[Finding | CannotJudge]:
+    def __call__(self, trace: Trace) -> Iterator[Finding | CannotJudge | Request]:
         """Judge a trace with this rule's own limits."""
         if self.function is not None:
             yield from self.function(trace, self.limits)
 
     def over(self, history: History) -> Iterator[Finding]:
         """Judge a run with this rule's own limits."""
-        if self.live is not None:
+        if self.live is not None and (self.rehearsed or not history.run.rehearsal):
             yield from self.live(history, self.limits)
 
     def limit_rows(self) -> list[tuple[str, float, str, str]]:
@@ -157,6 +161,7 @@ def rule(
     live: LiveFunction | None = None,
     live_fires_on: Iterable[Case] = (),
     live_silent_on: Iterable[Case] = (),
+    rehearsed: bool = True,
     since: str = "0.1",
 ) -> Callable[[RuleFunction | LiveFunction], Rule]:
     """Turn a function into a rule.
@@ -164,7 +169,8 @@ def rule(
     A function ``(trace, limits) -> findings`` judges one look, and its cases are models of the
     zoo. A function ``(history, limits) -> findings`` judges a run while it grows, and its cases
     are trainings of the zoo. A cause that both can show has one file: the function of a trace is
-    decorated, and ``live`` is the function of a history.
+    decorated, and ``live`` is the function of a history. ``rehearsed=False`` keeps a rule about
+    the user's own loop from judging steps that gradmend took itself.
 
     Raises:
         ValueError: At import, if the docstring lacks a section, the code's family is unknown,
@@ -200,6 +206,7 @@ def rule(
             since=since,
             summary=summary,
             sections=sections,
+            rehearsed=rehearsed,
             **senses,
         )
 

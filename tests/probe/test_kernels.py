@@ -29,10 +29,10 @@ NONE = [0, 0, 0, 0, math.inf, 0, 0]
 @pytest.fixture(params=["numba", "torch"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("GRADMEND_KERNELS", request.param)
-    _backend.backend.cache_clear()
+    _backend._installed.cache_clear()
     assert kernels.backend() == request.param
     yield request.param
-    _backend.backend.cache_clear()
+    _backend._installed.cache_clear()
 
 
 # ---- naive twins ---------------------------------------------------------------------------------
@@ -554,10 +554,10 @@ def test_backends_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for name in ("numba", "torch"):
         monkeypatch.setenv("GRADMEND_KERNELS", name)
-        _backend.backend.cache_clear()
+        _backend._installed.cache_clear()
         part = kernels.sweep(tensors, most=4096, turn=5)
         results.append((kernels.sweep(tensors), part, kernels.exponents(tensors)))
-    _backend.backend.cache_clear()
+    _backend._installed.cache_clear()
     for one, other in zip(*results, strict=True):
         if isinstance(one, list):
             assert one == other

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from gradmend.edits import Bench, apply_edits
 from gradmend.engine.diagnose import diagnose
+from gradmend.engine.examine import with_optimizer
 from gradmend.engine.files import read_prescription, write_prescription
 from gradmend.engine.predictions import MEASURES, check_predictions
 from gradmend.engine.prescribe import prescribe
-from gradmend.engine.session import with_optimizer
 from gradmend.errors import UnknownName
 from gradmend.probe.batch import Feeder
 from gradmend.probe.look import look

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the name everybody uses
 from torch import Tensor, nn
 
+from gradmend.engine.examine import with_optimizer
 from gradmend.engine.files import write_prescription
 from gradmend.engine.prescribe import forbidden_changes, prescribe
-from gradmend.engine.session import Fix, apply, check, deadline_of, fix, with_optimizer
+from gradmend.engine.session import Fix, apply, check, deadline_of, fix
 from gradmend.errors import BadInput
 from gradmend.probe.source import remember_construction
 from gradmend.records.prescription import Prescription

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from gradmend.records.finding import CannotJudge, Finding
+from gradmend.records.request import Answer, Request
 from gradmend.records.trace import Trace
 from gradmend.registry import remedies, rules
+
+MOST_MEASUREMENTS = 6
+"""Measurements taken for one diagnosis; each is about one more look."""
+
+Ask = Callable[[Request, Trace], Answer | None]
+"""Takes a requested measurement; ``None`` where it is not cheap or not possible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,38 +23,75 @@ class Diagnosis:
 
     findings: tuple[Finding, ...]
     cannot_judge: tuple[CannotJudge, ...]
+    undecided: tuple[Request, ...] = ()
+    """Measurements that would have decided something and were not taken."""
+    trace: Trace | None = None
+    """What was judged: the look, with the answers to what rules asked for."""
 
-    def joined(self, later: Diagnosis, *, step: int) -> Diagnosis:
-        """Add what only a later look found, marked with the step it was found at."""
-        known = {finding.code for finding in self.findings}
-        new = [
-            replace(
-                finding,
-                summary=f"after {step} steps: {finding.summary}",
-                evidence=tuple(replace(item, step=step) for item in finding.evidence),
-            )
-            for finding in later.findings
-            if finding.code not in known
-        ]
-        return Diagnosis(tuple(sorted((*self.findings, *new), key=_rank)), self.cannot_judge)
+    def joined(self, others: Iterable[Finding]) -> Diagnosis:
+        """Add what only another look or a run showed."""
+        known = {finding.name for finding in self.findings}
+        new = [finding for finding in others if finding.name not in known]
+        return replace(self, findings=tuple(rank((*self.findings, *new))))
 
 
-def diagnose(trace: Trace) -> Diagnosis:
-    """Ask every rule, mark what one finding explains of another, and rank.
+def dated(findings: Iterable[Finding], step: int) -> Iterator[Finding]:
+    """Findings of a later look, marked with the step they were found at."""
+    for finding in findings:
+        yield replace(
+            finding,
+            summary=f"after {step} steps: {finding.summary}",
+            evidence=tuple(replace(item, step=step) for item in finding.evidence),
+        )
+
+
+def diagnose(trace: Trace, ask: Ask | None = None) -> Diagnosis:
+    """Ask every rule, measure what they ask for, mark what explains what, and rank.
 
     Order: findings that no other explains; causes before symptoms; errors before warnings;
     wiring (family GRF, exact) before statistics; then by the decades they account for.
+
+    Args:
+        trace: One look.
+        ask: Takes the measurements that rules request; without it those stay undecided.
     """
+    findings, unable, requests = _judge(trace)
+    asked: set[object] = set()
+    while ask is not None:
+        fresh = {r.key: r for r in requests if r.key not in asked}
+        room = MOST_MEASUREMENTS - len(asked)
+        if not fresh or room <= 0:
+            break
+        taken = [ask(request, trace) for request in list(fresh.values())[:room]]
+        asked.update(list(fresh)[:room])
+        answers = tuple(answer for answer in taken if answer is not None)
+        if not answers:
+            break
+        trace = replace(trace, answers=(*trace.answers, *answers))
+        findings, unable, requests = _judge(trace)
+    answered = {answer.key for answer in trace.answers}
+    return Diagnosis(
+        findings=tuple(rank(findings)),
+        cannot_judge=tuple(unable),
+        undecided=tuple(request for request in requests if request.key not in answered),
+        trace=trace,
+    )
+
+
+def _judge(trace: Trace) -> tuple[list[Finding], list[CannotJudge], list[Request]]:
     findings: list[Finding] = []
     unable: list[CannotJudge] = []
+    requests: list[Request] = []
     for rule in rules():
         for answer in rule(trace):
             if isinstance(answer, Finding):
                 treated_by = tuple(r.name for r in remedies() if answer.name in r.treats)
                 findings.append(replace(answer, remedies=treated_by))
+            elif isinstance(answer, Request):
+                requests.append(answer)
             else:
                 unable.append(answer)
-    return Diagnosis(tuple(rank(findings)), tuple(unable))
+    return findings, unable, requests
 
 
 def rank(findings: Iterable[Finding]) -> list[Finding]:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from torch import nn
 
 from gradmend.edits import Bench, apply_edits, export_plain
 from gradmend.engine.data import MOST_BATCHES, Batches, TrialData, trial_data
-from gradmend.engine.diagnose import diagnose
+from gradmend.engine.examine import examine
 from gradmend.engine.files import read_prescription
+from gradmend.engine.measure import Measurer
 from gradmend.engine.predictions import check_predictions
 from gradmend.engine.prescribe import forbidden_changes, prescribe
-from gradmend.engine.shadow_training import train_shadow
+from gradmend.engine.rehearsal import LEARNING_RATE
 from gradmend.engine.trial import RUNGS, Deadline, Tell, Trial
 from gradmend.errors import BadInput, GradmendError
 from gradmend.probe.batch import Batch, Feeder, Forward, LossFn, check_module, map_tensors
@@ -34,6 +34,12 @@ from gradmend.records.verdict import Verdict
 
 DEFAULT_STEPS = 300
 """Steps of a trial's training where neither ``steps`` nor the budget says otherwise."""
+REHEARSED_STEPS = 50
+"""Of the user's own optimizer before a repair: what is balanced at step 0 may be gone by then
+(a deep post-norm transformer; Xiong et al. 2020)."""
+CHEAP_SECONDS = 0.35
+"""What measurements beyond the first look may take in a check that was not asked for steps: with
+the look, a small model is checked within a second."""
 FEWEST_STEPS = 20
 """Below this a training shows nothing that can be told from noise."""
 
@@ -46,7 +52,9 @@ def check(
     steps: int = 0,
     forward: Forward | None = None,
     precision: str = "auto",
-    learning_rate: float = 1e-3,
+    learning_rate: float = LEARNING_RATE,
+    optimizer: torch.optim.Optimizer | None = None,
+    second_batch: Batch | None = None,
 ) -> Report:
     """Look at a model on one batch and say what keeps its gradient from flowing.
 
@@ -58,11 +66,13 @@ def check(
         batch: ``(x, y)``: ``loss_fn(model(x), y)``, a tuple x is unpacked; or a mapping:
             ``loss_fn(model(**batch), batch)``; or anything, with ``forward``.
         loss_fn: The loss, one number.
-        steps: Also try this many steps of Adam on a copy of the weights and look again, for
-            what only shows after a while.
+        steps: Also take this many steps on copies of the weights and look again, for what only
+            shows after a while. Without it a few are taken where that is cheap.
         forward: ``(model, batch) -> loss``, instead of ``loss_fn``.
         precision: ``auto``, ``float64`` or ``native``; see :func:`gradmend.probe.look.look`.
-        learning_rate: Of those steps.
+        learning_rate: Of those steps, which Adam takes where no ``optimizer`` is given.
+        optimizer: The one that trains the model: its copy takes those steps, and is judged too.
+        second_batch: Another batch, for what one batch cannot decide.
 
     Returns:
         The report; ``report.findings`` is ranked, the cause to start with first.
@@ -73,19 +83,20 @@ def check(
     feeder = Feeder(loss_fn=loss_fn, forward=forward)
     if not isinstance(steps, int) or steps < 0:
         raise BadInput(f"steps={steps!r} is no number of steps", "", "pass 0 or more")
-    trace = look(model, batch, feeder, precision=precision)
-    found = diagnose(trace)
-    after = None
-    if steps:
-        shadow = train_shadow(model, batch, feeder, steps=steps, learning_rate=learning_rate)
-        after = look(model, batch, feeder, precision=precision, shadow=shadow, step=steps)
-        found = found.joined(diagnose(after), step=steps)
-    return Report(
-        trace=trace,
-        findings=found.findings,
-        cannot_judge=found.cannot_judge,
-        after=after,
-        made_at=_now(),
+    if optimizer is not None:
+        _check_optimizer(model, optimizer)
+    return examine(
+        Measurer(
+            model=model,
+            batch=batch,
+            feeder=feeder,
+            precision=precision,
+            second_batch=second_batch,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            steps=steps or None,
+            seconds=CHEAP_SECONDS,
+        )
     )
 
 
@@ -182,11 +193,18 @@ def fix(
     data = trial_data(batches, val)
     tell = tell or (lambda text, share: None)
     tell("looking at the gradient", 0.0)
-    trace = with_optimizer(look(model, data.train[0], feeder), optimizer)
-    found = diagnose(trace)
-    report = Report(
-        trace=trace, findings=found.findings, cannot_judge=found.cannot_judge, made_at=_now()
+    report = examine(
+        Measurer(
+            model=model,
+            batch=data.train[0],
+            feeder=feeder,
+            second_batch=data.train[1] if len(data.train) > 1 else None,
+            optimizer=optimizer,
+            steps=min(REHEARSED_STEPS, steps or DEFAULT_STEPS),
+            seconds=CHEAP_SECONDS,
+        )
     )
+    trace = report.trace
 
     def unchanged(reason: str, verdict: Verdict | None = None, **more: Any) -> Fix:
         verdict = verdict or Verdict(kept=False, reason=reason, seconds=deadline.elapsed)
@@ -308,7 +326,6 @@ def apply(
         report=Report(
             trace=Trace(run=Run(model=type(model).__name__)),
             prescription=prescription,
-            made_at=_now(),
         ),
         notes=tuple(bench.notes),
     )
@@ -325,19 +342,6 @@ def _look_untrained(trial: Trial, winner: Prescription, feeder: Feeder, data: Tr
     """Look at the repaired model before its training, where the predictions were made for."""
     with trial.untrained(winner) as model:
         return look(model, data.train[0], feeder)
-
-
-def with_optimizer(trace: Trace, optimizer: torch.optim.Optimizer) -> Trace:
-    """Write into a trace which optimizer trains the model, and at which rate."""
-    rate = optimizer.param_groups[0].get("lr")
-    return replace(
-        trace,
-        run=replace(
-            trace.run,
-            optimizer=type(optimizer).__name__,
-            learning_rate=float(rate) if rate is not None else None,
-        ),
-    )
 
 
 @contextmanager
@@ -409,7 +413,3 @@ def _check_optimizer(model: nn.Module, optimizer: Any) -> None:
             "its steps would change nothing",
             "build it from this model's parameters()",
         )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -262,6 +262,8 @@ class RunFacts:
     ranks: int = 1
     gradmend: str = ""
     schema: int = SCHEMA
+    rehearsal: bool = False
+    """Whether gradmend took these steps itself, on copies of the weights and one batch."""
     planned_steps: int | None = None
     """Steps the run meant to take, where a schedule or a loop says so."""
 

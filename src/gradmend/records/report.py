@@ -9,6 +9,7 @@ from gradmend.records.codec import to_plain
 from gradmend.records.finding import CannotJudge, Finding, Severity
 from gradmend.records.ledger import Ledger
 from gradmend.records.prescription import Prescription, Refusal
+from gradmend.records.request import Request
 from gradmend.records.trace import Trace
 from gradmend.records.verdict import Verdict
 from gradmend.records.watched import Watched
@@ -21,6 +22,8 @@ class Report:
     trace: Trace
     findings: tuple[Finding, ...] = ()
     cannot_judge: tuple[CannotJudge, ...] = ()
+    undecided: tuple[Request, ...] = ()
+    """What the evidence left open, each with the measurement that would decide it."""
     prescription: Prescription | None = None
     refusals: tuple[Refusal, ...] = ()
     verdict: Verdict | None = None

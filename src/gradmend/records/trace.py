@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gradmend.records.ledger import Ledger
+from gradmend.records.loss_call import LossCall
+from gradmend.records.request import Answer, Measurement
 from gradmend.records.stats import Stats
 
 
@@ -93,6 +95,12 @@ class WeightFacts:
     trainable: bool = True
     module_is_plain: bool = False
     """Whether it is an ``nn.Linear`` or ``nn.Conv*d`` used once, with its own weight."""
+    unit_spread: float | None = None
+    """Rms deviation of the units' weights from their mean over the units, over the rms of the
+    weights: 0 where all units are alike. ``None`` for a single unit, and where units do not read
+    the same inputs (groups)."""
+    reader_spread: float | None = None
+    """The same over the inputs: 0 where all inputs are read alike."""
 
     @property
     def sigma_w(self) -> float:
@@ -198,6 +206,15 @@ class Trace:
     """First operation, in forward order, whose output is not finite."""
     notes: tuple[str, ...] = ()
     """What could not be seen, and why."""
+    losses: tuple[LossCall, ...] = ()
+    """Calls of loss functions; of a pair ``(x, y)`` also the targets of a loss by hand."""
+    answers: tuple[Answer, ...] = ()
+    """Measurements that rules asked for after a first look."""
+
+    def answer(self, measurement: Measurement, module: str = "") -> Answer | None:
+        """The answer to a request, where it was taken; of several factors the last."""
+        fitting = (a for a in self.answers if a.measurement is measurement and a.module == module)
+        return max(enumerate(fitting), default=(0, None), key=lambda pair: pair[0])[1]
 
     @cached_property
     def activations(self) -> tuple[Operation, ...]:

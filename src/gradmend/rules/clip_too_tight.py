@@ -36,6 +36,7 @@ class Limits:
 
 @rule(
     code="OPT226",
+    rehearsed=False,
     limits=Limits,
     fires_on=[Case.of("clipped", limit=1e-3)],
     silent_on=[

@@ -24,6 +24,7 @@ class Limits:
 
 @rule(
     code="OPT202",
+    rehearsed=False,
     limits=Limits,
     fires_on=[Case.of("miswired_loop", fault="clip_scaled")],
     silent_on=[

@@ -30,6 +30,7 @@ class Limits:
 
 @rule(
     code="LOS222",
+    rehearsed=False,
     limits=Limits,
     fires_on=[Case.of("valley", rate=1.05)],
     silent_on=[Case.of("valley", rate=0.9), Case.of("noisy_rewards"), Case.of("adversaries")],

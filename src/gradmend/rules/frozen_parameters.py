@@ -28,6 +28,7 @@ class Limits:
 
 @rule(
     code="OPT205",
+    rehearsed=False,
     limits=Limits,
     fires_on=[Case.of("optimizer_groups", fault="frozen", labels="random")],
     silent_on=[

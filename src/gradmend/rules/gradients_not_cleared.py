@@ -24,6 +24,7 @@ class Limits:
 
 @rule(
     code="GRF201",
+    rehearsed=False,
     limits=Limits,
     fires_on=[
         Case.of("miswired_loop", fault="not_cleared"),

@@ -24,6 +24,7 @@ class Limits:
 
 @rule(
     code="OPT201",
+    rehearsed=False,
     limits=Limits,
     fires_on=[Case.of("miswired_loop", fault="clip_late")],
     silent_on=[

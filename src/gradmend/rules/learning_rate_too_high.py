@@ -38,6 +38,7 @@ class Limits:
 
 @rule(
     code="OPT221",
+    rehearsed=False,
     limits=Limits,
     fires_on=[Case.of("step_size", rate=300.0), Case.of("valley", rate=1.05)],
     silent_on=[

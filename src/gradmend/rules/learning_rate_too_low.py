@@ -28,6 +28,7 @@ class Limits:
 
 @rule(
     code="OPT222",
+    rehearsed=False,
     limits=Limits,
     fires_on=[Case.of("step_size", rate=1e-7)],
     silent_on=[

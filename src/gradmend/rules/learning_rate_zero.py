@@ -30,6 +30,7 @@ class Limits:
 
 @rule(
     code="OPT223",
+    rehearsed=False,
     limits=Limits,
     fires_on=[Case.of("step_size", rate=0.0), Case.of("schedule", kind="too short")],
     silent_on=[

@@ -33,6 +33,7 @@ class Limits:
 
 @rule(
     code="NUM222",
+    rehearsed=False,
     limits=Limits,
     fires_on=[Case.of("scaled", overflows=True)],
     silent_on=[Case.of("scaled"), Case.of("half", loss_scale=64.0), Case.of("perceptron")],

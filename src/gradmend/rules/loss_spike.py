@@ -36,6 +36,7 @@ class Limits:
 
 @rule(
     code="LOS224",
+    rehearsed=False,
     limits=Limits,
     fires_on=[Case.of("bad_batch", size=3e3)],
     silent_on=[

@@ -33,6 +33,7 @@ class Limits:
 
 @rule(
     code="LOS221",
+    rehearsed=False,
     limits=Limits,
     fires_on=[Case.of("valley", rate=2.0, walls=True)],
     silent_on=[Case.of("valley", rate=0.9), Case.of("noisy_rewards"), Case.of("adversaries")],

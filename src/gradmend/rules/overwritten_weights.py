@@ -35,6 +35,7 @@ class Limits:
 
 @rule(
     code="OPT206",
+
     limits=Limits,
     fires_on=[
         Case.of("miswired_loop", fault="reset"),

@@ -24,6 +24,7 @@ class Limits:
 
 @rule(
     code="OPT203",
+    rehearsed=False,
     limits=Limits,
     fires_on=[Case.of("optimizer_groups", fault="missing", labels="random")],
     silent_on=[

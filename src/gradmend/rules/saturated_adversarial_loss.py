@@ -35,6 +35,7 @@ class Limits:
 
 @rule(
     code="LOS225",
+    rehearsed=False,
     limits=Limits,
     fires_on=[Case.of("adversaries", saturating=True, separable=True)],
     silent_on=[

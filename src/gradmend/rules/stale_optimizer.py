@@ -24,6 +24,7 @@ class Limits:
 
 @rule(
     code="OPT204",
+    rehearsed=False,
     limits=Limits,
     fires_on=[
         Case.of("optimizer_groups", fault="stale"),

@@ -35,6 +35,7 @@ class Limits:
 
 @rule(
     code="OPT227",
+    rehearsed=False,
     limits=Limits,
     fires_on=[
         Case.of("half", eps=1e-8),

@@ -32,6 +32,7 @@ class Limits:
 
 @rule(
     code="OPT224",
+    rehearsed=False,
     limits=Limits,
     fires_on=[Case.of("bad_batch", size=50.0, every=20)],
     silent_on=[

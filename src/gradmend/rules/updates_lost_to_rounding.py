@@ -34,6 +34,7 @@ class Limits:
 
 @rule(
     code="NUM223",
+    rehearsed=False,
     limits=Limits,
     fires_on=[Case.of("coarse", rate=1e-5)],
     silent_on=[

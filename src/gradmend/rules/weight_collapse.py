@@ -33,6 +33,7 @@ class Limits:
 
 @rule(
     code="OPT225",
+    rehearsed=False,
     limits=Limits,
     fires_on=[Case.of("decayed", decay=2.0)],
     silent_on=[

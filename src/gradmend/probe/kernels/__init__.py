@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 
 from gradmend.probe.kernels._backend import backend as backend
+from gradmend.probe.kernels._backend import interpreted as interpreted
 from gradmend.probe.kernels._channels import CHANNELS as CHANNELS
 from gradmend.probe.kernels._channels import channels as channels
 from gradmend.probe.kernels._moves import Sampled as Sampled

@@ -1,0 +1,63 @@
+"""A whole diagnosis of a model on one batch: the look, the few steps, what rules ask for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from torch.optim import Optimizer
+
+from gradmend.engine.diagnose import dated, diagnose
+from gradmend.engine.measure import Measurer
+from gradmend.engine.watching.live import judged
+from gradmend.probe.look import look
+from gradmend.records.report import Report
+from gradmend.records.trace import Trace
+
+
+def examine(measure: Measurer) -> Report:
+    """Look, rehearse, judge, measure what is asked for, judge again.
+
+    Where ``measure.steps`` names a number, the model is looked at once more after them.
+    """
+    trace = look(measure.model, measure.batch, measure.feeder, precision=measure.precision)
+    if measure.optimizer is not None:
+        trace = with_optimizer(trace, measure.optimizer)
+    rehearsal = measure.rehearse(trace)
+    found = diagnose(trace, measure)
+    broken: list[str] = []
+    if rehearsal is not None:
+        found = found.joined(
+            judged(rehearsal.history, lambda error: broken.append(f"a rule failed: {error}"))
+        )
+    after = None
+    if measure.steps is not None and rehearsal is not None:
+        after = look(
+            measure.model,
+            measure.batch,
+            measure.feeder,
+            precision=measure.precision,
+            shadow=rehearsal.shadow,
+            step=rehearsal.steps,
+        )
+        found = found.joined(dated(diagnose(after).findings, rehearsal.steps))
+    judged_on = found.trace or trace
+    return Report(
+        trace=replace(judged_on, notes=(*judged_on.notes, *broken)),
+        findings=found.findings,
+        cannot_judge=found.cannot_judge,
+        undecided=found.undecided,
+        after=after,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def with_optimizer(trace: Trace, optimizer: Optimizer) -> Trace:
+    """Write into a trace which optimizer trains the model, and at which rate."""
+    rate = optimizer.param_groups[0].get("lr")
+    run = replace(
+        trace.run,
+        optimizer=type(optimizer).__name__,
+        learning_rate=float(rate) if rate is not None else None,
+    )
+    return replace(trace, run=run)

@@ -1,0 +1,180 @@
+"""Measurements that rules ask for: the same model again, with one thing changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradmend.engine.rehearsal import LEARNING_RATE, Rehearsal, rehearse
+from gradmend.errors import GradmendError
+from gradmend.probe.batch import Batch, Feeder, map_tensors
+from gradmend.probe.look import look
+from gradmend.probe.shadow import make_shadow, untouched
+from gradmend.records.request import Answer, Measurement, Request
+from gradmend.records.trace import Trace
+
+FEW = 24
+"""Steps of a few, where the caller names no number: what the rules call recent."""
+
+
+OPERATION_SECONDS = 3e-4
+"""What a watched step spends on each operation beyond arithmetic, on a common CPU core."""
+ARITHMETIC = 2e10
+"""Floating-point operations a second of such a core."""
+
+
+def step_seconds(trace: Trace) -> float:
+    """What a watched training step is expected to take.
+
+    An estimate from what the look counted, not from a clock: the same model must get the same
+    diagnosis on a busy machine.
+    """
+    maps = [op for op in trace.weights if op.weights is not None and op.signal is not None]
+    products = sum(
+        math.prod(op.weights.shape) * op.signal.samples
+        for op in maps
+        if op.weights is not None and op.signal is not None
+    )
+    work = max(products, trace.run.parameters * max(trace.run.batch_size, 1))
+    moved = 30.0 * trace.run.parameters  # Adam, and the statistics of gradients and updates
+    return OPERATION_SECONDS * len(trace.operations) + (6.0 * work + moved) / ARITHMETIC
+
+
+@dataclass(kw_only=True)
+class Measurer:
+    """Takes measurements of a model on one batch, as long as they are cheap.
+
+    Args:
+        steps: Of a few steps; ``None`` takes :data:`FEW`, or as many as are cheap.
+        seconds: What all of them together may take, as :func:`step_seconds` expects it; no limit
+            on steps that were asked for.
+    """
+
+    model: nn.Module
+    batch: Batch
+    feeder: Feeder
+    precision: str = "auto"
+    second_batch: Batch | None = None
+    optimizer: Optimizer | None = None
+    learning_rate: float = LEARNING_RATE
+    steps: int | None = None
+    seconds: float
+    rehearsal: Rehearsal | None = field(default=None, init=False)
+    spent: float = field(default=0.0, init=False)
+
+    def __call__(self, request: Request, first: Trace) -> Answer | None:
+        """Take one measurement.
+
+        Args:
+            request: What to change.
+            first: The look that left the question open; it says what measuring costs.
+
+        Returns:
+            ``None`` where it is not cheap, not possible, or the changed model raises.
+        """
+        if request.measurement is not Measurement.FEW_STEPS or self.rehearsal is None:
+            self.spent += 4.0 * step_seconds(first)  # two books, in twice the precision
+            if self.spent > self.seconds:
+                return None
+        try:
+            return self._take(request, first)
+        except (GradmendError, RuntimeError, ValueError, ArithmeticError):
+            return None  # a model that cannot run on zeros has not answered
+
+    def _take(self, request: Request, first: Trace) -> Answer | None:
+        batch, shadow = self.batch, None
+        losses: tuple[float, ...] = ()
+        kind, factor = request.measurement, request.factor
+        if kind is Measurement.FEW_STEPS:
+            done = self.rehearse(first)
+            if done is None or done.steps < min(self.steps or FEW, FEW):
+                return None
+            shadow, losses = done.shadow, done.losses
+        elif kind is Measurement.ANOTHER_SEED:
+            shadow = _drawn_anew(self.model, self.feeder)
+        elif kind is Measurement.SECOND_BATCH:
+            batch = self.second_batch
+        elif kind in (Measurement.ZEROED_INPUT, Measurement.SCALED_INPUT):
+            by = 0.0 if kind is Measurement.ZEROED_INPUT else factor
+            batch = _scaled(self.batch, self.feeder, by)
+        elif kind is Measurement.SCALED_LAYER:
+            shadow = _layer_scaled(self.model, self.feeder, request.module, factor)
+        if batch is None or (shadow is None and batch is self.batch):
+            return None
+        trace = look(
+            self.model, batch, self.feeder, precision=self.precision, shadow=shadow,
+            step=len(losses),
+        )  # fmt: skip
+        return Answer(
+            measurement=kind,
+            trace=trace,
+            module=request.module,
+            factor=factor,
+            losses=losses,
+        )
+
+    def rehearse(self, first: Trace) -> Rehearsal | None:
+        """Take the few steps, once; ``None`` where not even one is cheap."""
+        if self.rehearsal is None:
+            steps = self.steps
+            if steps is None:
+                steps = min(FEW, int((self.seconds - self.spent) / step_seconds(first)))
+                self.spent += steps * step_seconds(first)
+            if steps > 0:
+                self.rehearsal = rehearse(
+                    self.model,
+                    self.batch,
+                    self.feeder,
+                    steps=steps,
+                    optimizer=self.optimizer,
+                    learning_rate=self.learning_rate,
+                )
+        return self.rehearsal
+
+
+def _drawn_anew(model: nn.Module, feeder: Feeder) -> Mapping[int, Tensor] | None:
+    """Copies of the tensors, with every module's own initialisation drawn again.
+
+    ``None`` where no module knows how: a model whose weights its owner wrote has no other seed.
+    """
+    owners = feeder.owners(model)
+    shadow = make_shadow(owners, None)
+    drawn = False
+    with untouched(owners, shadow), torch.no_grad():
+        torch.manual_seed(torch.initial_seed() % (1 << 31) + 1)  # put back with the rest
+        for module in model.modules():
+            if callable(again := getattr(module, "reset_parameters", None)):
+                again()
+                drawn = True
+    return shadow if drawn else None
+
+
+def _scaled(batch: Batch, feeder: Feeder, factor: float) -> Batch:
+    """The batch with its floating inputs, not its targets, multiplied."""
+    inputs = {id(tensor) for tensor in feeder.inputs(batch).values()}
+
+    def scale(tensor: Tensor) -> Tensor:
+        mine = id(tensor) in inputs and tensor.is_floating_point()
+        return tensor * factor if mine else tensor
+
+    return map_tensors(batch, scale)
+
+
+def _layer_scaled(
+    model: nn.Module, feeder: Feeder, module: str, factor: float
+) -> Mapping[int, Tensor] | None:
+    try:
+        owner = model.get_submodule(module)
+    except AttributeError:
+        return None
+    shadow = make_shadow(feeder.owners(model), None)
+    with torch.no_grad():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if "bias" not in name:
+                shadow[id(parameter)].mul_(factor)
+    return shadow
