@@ -208,7 +208,7 @@ def test_check_can_try_some_steps(run: Run, factory: str) -> None:
 
 REFUSED = [
     "raising", "leaving", "raising_batches", "junk", "nothing", "junk_model", "junk_batches",
-    "no_batches", "junk_loss", "wrong_loss", "nan_data", "misfit", "missing", "Model.nothing",
+    "no_batches", "junk_loss", "wrong_loss", "misfit", "missing", "Model.nothing",
 ]  # fmt: skip
 
 

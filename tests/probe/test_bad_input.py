@@ -50,10 +50,6 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any, Any, list[str]]] = {
     "loss is complex": (
         mlp_part, PAIR, lambda o, y: (o * (1 + 1j)).sum(), ["complex", "real"],
     ),
-    "NaN in the data": (mlp_part, WITH_NAN, F.mse_loss, ["1 NaN", "[5, 6]", "clean"]),
-    "infinity in the data": (
-        mlp_part, (PAIR[0] * float("inf"), PAIR[1]), F.mse_loss, ["30 NaN or infinite"],
-    ),
     "everything frozen": (frozen, PAIR, F.mse_loss, ["no trainable", "4 frozen", "requires_grad"]),
     "no parameter": (nn.Tanh, PAIR, F.mse_loss, ["Tanh", "no trainable", "ModuleList"]),
     "batch is a tensor": (mlp_part, PAIR[0], F.mse_loss, ["Tensor", "(x, y)", "forward="]),

@@ -9,6 +9,7 @@ from gradmend.records.finding import CannotJudge, Evidence, Finding, Severity
 from gradmend.records.ledger import Entry, Ledger, sum_by_cause
 from gradmend.records.prescription import Change, Edit, Prediction, Prescription, Refusal
 from gradmend.records.report import Report
+from gradmend.records.request import Measurement, Request
 from gradmend.records.stats import Stats
 from gradmend.records.trace import (
     ActivationFacts,
@@ -200,6 +201,14 @@ def repaired(*, kept: bool = True) -> Report:
         ),
         facts={"accuracy_before": 0.098, "accuracy_after": 0.912, "lines_of_python": "a = 1\nb"},
         cannot_judge=(CannotJudge(code="REC101", name="horizon", needs="a recurrent layer"),),
+        undecided=(
+            Request(
+                code="RES103",
+                name="post-norm-without-warm-up",
+                measurement=Measurement.FEW_STEPS,
+                why="whether the gradient is still balanced after some steps",
+            ),
+        ),
     )
 
 
@@ -316,6 +325,11 @@ def hostile(text: str) -> Report:
             replace(deep(2).findings[1], explained_by=text, summary=text),
         ),
         cannot_judge=(CannotJudge(code=text, name=text, needs=text),),
+        undecided=(
+            Request(
+                code=text, name=text, measurement=Measurement.SCALED_LAYER, why=text, module=text
+            ),
+        ),
         prescription=Prescription(
             edits=(Edit(kind=text, targets=(text,), args={text: text}),),
             predictions=(Prediction(quantity=text, low=0, high=1, unit=text, sentence=text),),

@@ -69,6 +69,7 @@ HEALTHY = [
 ]
 
 PLANTED: dict[str, tuple[str, ...]] = {
+    "isometric(depth=60, rate=0.01)": ("learning-rate-unscaled-with-depth",),
     "sigmoid_stack(depth=12)": ("vanishing-gradient",),
     "post_norm_transformer()": ("vanishing-gradient",),
     "relu_stack(gain=10.0)": ("exploding-gradient",),
@@ -79,7 +80,14 @@ PLANTED: dict[str, tuple[str, ...]] = {
     "valley(rate=1.05)": ("learning-rate-too-high",),
     "valley(rate=2.0, walls=True)": ("learning-rate-too-high",),
     "huge_step()": ("learning-rate-too-high",),
-    "breaking(at=12)": ("non-finite-value",),
+    "breaking(at=12)": ("non-finite-value", "logarithm-of-zero", "division-by-zero"),
+    "growing_half()": ("half-precision-overflow",),
+    "padded_sentences(empty_at=12)": ("fully-masked-row",),
+    "speech(wanted=20)": ("infeasible-ctc",),
+    "two_stages(fault='no_grad')": ("no-grad-forward",),
+    "two_stages(fault='reentrant_checkpoint')": ("reentrant-checkpoint",),
+    "two_stages(fault='detach')": ("detached-parameters",),
+    "wide_attention(scaled=False)": ("unscaled-attention",),
     "bad_batch(size=3000.0)": ("loss-spike",),
     "decayed(decay=2.0)": ("weight-collapse",),
     "clipped(limit=0.001)": ("clip-too-tight",),
@@ -88,10 +96,10 @@ PLANTED: dict[str, tuple[str, ...]] = {
     "tiny_loss(scale=1e-09)": ("unsuited-epsilon",),
     "coarse(rate=1e-05)": ("updates-lost-to-rounding",),
     "scaled(overflows=True)": ("loss-scale-collapse",),
-    "attention(growth=1.15)": ("attention-logit-growth",),
+    "attention(growth=1.15)": ("query-key-growth", "attention-logit-growth"),
     "attention(scale=80.0)": ("saturated-attention",),
     "long_memory(cell='tanh', gain=0.3)": ("gradient-lost-through-time",),
-    "long_memory(cell='lstm', forget=0.0)": ("gradient-lost-through-time",),
+    "long_memory(cell='lstm', forget=0.0)": ("forget-gate-closed",),
     "long_memory(cell='relu', gain=3.0)": ("gradient-grown-through-time",),
     "unlearnable()": ("loss-plateau",),
 }
@@ -138,6 +146,9 @@ ONLY_NOTED = {
     ("detached-parameters", "quantised(operation='round')"),
     ("unregistered-parameters", "optimizer_groups(fault='python_list')"),
     ("parameters-without-optimizer", "optimizer_groups(fault='head_only')"),
+    ("loss-unfit-for-target", "fed_classifier(loss='mse_of_softmax')"),
+    ("loss-unfit-for-target", "fed_classifier(loss='class_indices')"),
+    ("undivided-accumulation", "accumulated(divided=False, rate=0.005)"),
 }
 """What may be meant, is told as a note and no more."""
 

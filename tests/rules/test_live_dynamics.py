@@ -117,7 +117,9 @@ LIMITS: dict[str, tuple[str, Callable[[float], History], float]] = {
     "stalled, decades": ("stalled-layers", lambda d: updates(-7.0 - d, -4, -4), E),
     "flat": ("saturated-activation", lambda d: outputs("tanh", flat_share=0.5 + d), E),
     "flat, learned": (
-        "saturated-activation", lambda d: outputs("tanh", FALLING, flat_share=0.9 + d), E,
+        "saturated-activation", lambda d: outputs(  # not so from the beginning
+            "tanh", FALLING, flat_share=over_time([0.1] + 59 * [0.9 + d])
+        ), E,
     ),
     "dead": ("dead-relu", lambda d: outputs("relu", FALLING, dead_share=0.7 + d), E),
     "silent": (

@@ -428,6 +428,8 @@ def lossy(*events: Event, **values: Any) -> History:
         ("doubled-softmax", ("nll_loss", "log", "softmax"), []),
         ("missing-logarithm", ("nll_loss", "softmax"), WARNING),
         ("missing-logarithm", ("nll_loss2_d", "view", "softmax"), WARNING),
+        ("missing-logarithm", ("nll_loss", "addmm"), ERROR),
+        ("missing-logarithm", ("nll_loss", "sub"), []),
         ("missing-logarithm", ("nll_loss", "log_softmax"), []),
         ("doubled-sigmoid", ("binary_cross_entropy_with_logits", "squeeze", "sigmoid"), WARNING),
         ("doubled-sigmoid", ("binary_cross_entropy", "sigmoid", "sigmoid"), WARNING),

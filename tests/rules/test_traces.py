@@ -8,11 +8,13 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
+from topologies import LIMITS as TOPOLOGIES
 from traces import activation, chain, ledger, signal, stats, weights
 
 from gradmend.engine.diagnose import diagnose
 from gradmend.records.finding import CannotJudge, Finding, Severity
-from gradmend.records.trace import Input, Parameter, Run, Trace
+from gradmend.records.loss_call import LossCall, Values
+from gradmend.records.trace import Input, Operation, Parameter, Run, Trace
 from gradmend.registry import Rule, find, remedies, rules
 
 RULES = {r.name: r for r in rules()}
@@ -42,6 +44,49 @@ def with_gain(own: float, predicted: float) -> Trace:
 def with_input(**changes: Any) -> Trace:
     trace = chain()
     return replace(trace, inputs=(replace(trace.inputs[0], **changes),))
+
+
+def softmaxes(total: float) -> Trace:
+    """Softmaxes where the activations would be."""
+    trace = chain(3, total=total)
+    ops = [
+        replace(op, name="softmax", cause="attention-softmax", activation=None, decades=-1.0)
+        if op.id % 2
+        else op
+        for op in trace.operations
+    ]
+    return replace(trace, operations=tuple(ops))
+
+
+def called_again(span: float, calls: int) -> Trace:
+    """One layer called again and again, its gradient changing by so many decades in all."""
+    trace = chain(calls)
+    ops = [
+        replace(
+            op,
+            module="again" if op.weights else "",
+            call=op.id // 2,
+            log10_grad=-span * (op.id // 2) / (calls - 1),
+        )
+        for op in trace.operations[:-1]
+    ]
+    return replace(trace, operations=tuple(ops))
+
+
+def told(function: str, *, before: float = 1.0, **target: Any) -> Trace:
+    """A chain whose last activation is read by a loss, handed targets of these facts."""
+    trace = chain()
+    ops = trace.operations[:-1]
+    loss = Operation(
+        id=len(ops), name=function, cause="loss", module="", share=1.0, upstream=(len(ops) - 1,)
+    )
+    values = {"shape": (32, 1), "dtype": "float32", "spread_share": 1.0, **target}
+    call = LossCall(
+        function=function,
+        prediction=Values(shape=(32, 1), mean=0.0, std=before),
+        target=Values(**values),
+    )
+    return replace(trace, operations=(*ops, loss), losses=(call,))
 
 
 E = 1e-6
@@ -98,9 +143,41 @@ LIMITS: dict[str, tuple[str, Callable[[float], Trace], float, int]] = {
         lambda d: chain(20, "relu", gain=math.sqrt(2) * (1.2 + d), total=9.0), 1e-4, 1,
     ),
     "depth, decades": ("depth-without-skip", lambda d: chain(20, total=-5.5 - d), E, 1),
+    "softmax between layers": (
+        "hidden-softmax", lambda d: softmaxes(-3.0 - d), E, 1,
+    ),
+    "lost from call to call": (
+        "gradient-lost-through-time", lambda d: called_again(-4.0 - d, 8), E, 1,
+    ),
+    "grown from call to call": (
+        "gradient-grown-through-time", lambda d: called_again(3.0 + d, 8), E, 1,
+    ),
     "unlike theory": ("gain-unlike-theory", lambda d: with_gain(-3.0 - d, 0.0), E, 1),
     "depth, layers": ("depth-without-skip", lambda d: chain(9 + int(d), total=-9.0), 1, 1),
+    "targets alike, samples": (
+        "constant-target",
+        lambda d: told("mse_loss", shape=(16 + int(d),), spread_share=0.0, mean=1.0, std=0.0,
+                       commonest=1.0, distinct=1), 1, 1,
+    ),
+    "targets, size": ("unscaled-target", lambda d: told("mse_loss", mean=0.0, std=50 + d), E, 1),
+    "targets, against outputs": (
+        "unscaled-target", lambda d: told("mse_loss", before=3.0 - d, mean=0.0, std=60.0), E, 1,
+    ),
+    "targets, out of reach": (
+        "output-range-unfit-for-target",
+        lambda d: told("mse_loss", mean=0.0, std=1.0, low=-1.0, high=1.02 + d, smallest=-1.0,
+                       largest=1.02 + d), E, 1,
+    ),
+    "targets, no probabilities": (
+        "loss-unfit-for-target",
+        lambda d: told("binary_cross_entropy", mean=0.5, std=0.5, smallest=0.0,
+                       largest=1.05 + d), E, 1,
+    ),
+    **TOPOLOGIES,
 }  # fmt: skip
+
+FORMATS = {"half-precision-overflow", "exponential-overflow"}
+"""Their limits are where a number format ends; what is bad is counted and not compared."""
 
 
 @pytest.mark.parametrize("what", LIMITS)
@@ -112,7 +189,7 @@ def test_a_rule_fires_just_beyond_its_limit_and_is_silent_just_before_it(what: s
 
 def test_every_rule_with_limits_is_tried_at_every_one() -> None:
     tried = {rule for rule, *_ in LIMITS.values()}
-    assert {r.name for r in RULES.values() if r.limit_rows() and r.function} <= tried
+    assert {r.name for r in RULES.values() if r.limit_rows() and r.function} <= tried | FORMATS
 
 
 @pytest.mark.parametrize(
@@ -266,9 +343,9 @@ def test_no_trace_makes_a_rule_or_a_remedy_raise(what: str) -> None:
 @pytest.mark.parametrize("what", [w for w in STRANGE if w.endswith("all nan")])
 def test_what_is_not_a_number_convicts_nobody(what: str) -> None:
     found = diagnose(STRANGE[what])
-    # dead units are counted, so they are a number all the same
+    # dead units are counted, so they are a number all the same; a NaN gradient is a bad value
     named = {f.name for f in found.findings if f.severity is not Severity.NOTE}
-    assert named <= {"dead-relu"}
+    assert named <= {"dead-relu", "non-finite-value"}
 
 
 def test_ten_thousand_layers_are_judged_in_a_moment() -> None:

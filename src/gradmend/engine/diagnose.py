@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from gradmend.records.finding import CannotJudge, Finding
+from gradmend.records.finding import CannotJudge, Finding, Severity
 from gradmend.records.request import Answer, Request
 from gradmend.records.trace import Trace
 from gradmend.registry import remedies, rules
@@ -48,8 +48,8 @@ def dated(findings: Iterable[Finding], step: int) -> Iterator[Finding]:
 def diagnose(trace: Trace, ask: Ask | None = None) -> Diagnosis:
     """Ask every rule, measure what they ask for, mark what explains what, and rank.
 
-    Order: findings that no other explains; causes before symptoms; errors before warnings;
-    wiring (family GRF, exact) before statistics; then by the decades they account for.
+    Order: notes last; causes before symptoms; findings that no other explains; errors before
+    warnings; wiring (family GRF, exact) before statistics; then by the decades they account for.
 
     Args:
         trace: One look.
@@ -117,6 +117,7 @@ def _explainer(finding: Finding, others: list[Finding]) -> str | None:
 def _rank(finding: Finding) -> tuple[object, ...]:
     wiring = finding.code.startswith("GRF") and not finding.symptom
     return (
+        finding.severity is Severity.NOTE,
         finding.symptom,
         finding.explained_by is not None,
         -finding.severity.rank,

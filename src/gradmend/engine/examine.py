@@ -10,7 +10,9 @@ from torch.optim import Optimizer
 from gradmend.engine.diagnose import dated, diagnose
 from gradmend.engine.measure import Measurer
 from gradmend.engine.watching.live import judged
+from gradmend.engine.watching.look_facts import look_facts
 from gradmend.probe.look import look
+from gradmend.records.history import Event, History, RunFacts
 from gradmend.records.report import Report
 from gradmend.records.trace import Trace
 
@@ -26,10 +28,10 @@ def examine(measure: Measurer) -> Report:
     rehearsal = measure.rehearse(trace)
     found = diagnose(trace, measure)
     broken: list[str] = []
-    if rehearsal is not None:
-        found = found.joined(
-            judged(rehearsal.history, lambda error: broken.append(f"a rule failed: {error}"))
-        )
+    history = rehearsal.history if rehearsal is not None else _history_of(trace)
+    seen = Event(step=0, kind="look", facts={"findings": [], **look_facts(trace)})
+    history = replace(history, events=(*history.events, seen))
+    found = found.joined(judged(history, lambda error: broken.append(f"a rule failed: {error}")))
     after = None
     if measure.steps is not None and rehearsal is not None:
         after = look(
@@ -50,6 +52,14 @@ def examine(measure: Measurer) -> Report:
         after=after,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _history_of(trace: Trace) -> History:
+    """A run of no step, for models of which not even one is cheap: what lies next to the loss."""
+    events: tuple[Event, ...] = ()
+    if trace.loss_graph is not None:
+        events = (Event(step=0, kind="loss-graph", facts=trace.loss_graph),)
+    return History(run=RunFacts(models=(trace.run.model,), rehearsal=True), events=events)
 
 
 def with_optimizer(trace: Trace, optimizer: Optimizer) -> Trace:

@@ -130,7 +130,9 @@ def _on_copies(
     """An optimizer over the copies: the user's own with its state, or Adam."""
     if optimizer is None or not can_be_copied(optimizer):
         trained = [tensor for tensor in copies.values() if tensor.requires_grad]
-        return torch.optim.Adam(trained, lr=learning_rate)
+        # Adam's own 1e-8 is zero in float16, and its steps then are NaN: our doing alone.
+        half = any(tensor.dtype == torch.float16 for tensor in trained)
+        return torch.optim.Adam(trained, lr=learning_rate, eps=1e-4 if half else 1e-8)
     # Not type(optimizer)(**defaults): AdamW raises, and groups have settings of their own.
     twin = copy.copy(optimizer)
     # A scheduler puts its own step() on the instance, which steps the original.

@@ -124,6 +124,15 @@ def changed_share(moved: Floats) -> Floats:
         return np.asarray(1.0 - columns["unchanged"] / columns["count"])
 
 
+def changed_ratio(moved: Floats) -> Floats:
+    """log10 rms(change) / rms(before) of the compared entries, shape [tensors]."""
+    columns = dict(zip(kernels.MOVES, moved.T, strict=True))
+    with np.errstate(all="ignore"):
+        return np.asarray(
+            0.5 * (np.log10(columns["change_squares"]) - np.log10(columns["before_squares"]))
+        )
+
+
 def overall(moved: Floats, sizes: Floats) -> tuple[float, float]:
     """log10 |change| over all weights, and the share of them that is bitwise the same."""
     columns = dict(zip(kernels.MOVES, moved.T, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,12 @@ from gradmend.probe.books import Auditor, Books
 from gradmend.probe.capture import TOP, Capture
 from gradmend.probe.entries import book_entries
 from gradmend.probe.facts import Describer, upstream_of
-from gradmend.probe.graph import Edge, Graph, key_of, walk
+from gradmend.probe.graph import Edge, Graph, accumulators, key_of, walk
 from gradmend.probe.predict import with_predictions
 from gradmend.probe.statistics import input_record, stats_of
+from gradmend.probe.wiring import loss_graph
 from gradmend.records.ledger import Ledger, sum_by_cause
-from gradmend.records.trace import Operation, Parameter, Run, Trace
+from gradmend.records.trace import Cut, Operation, Parameter, Run, Signal, Trace
 
 PIECES = {torch.float64: 24, torch.float32: 6}
 """Booked nodes between two rescalings. One operation rarely changes a gradient by more than
@@ -70,6 +72,7 @@ class Assembler:
                 run=self._run(batch, loss, step),
                 operations=self._operations(auditor, describer, books),
                 parameters=self._parameters(graph, books),
+                cuts=self._cuts(graph),
                 inputs=tuple(
                     input_record(name, tensor.detach(), self.capture.readers.get(id(tensor)))
                     for name, tensor in feeder.inputs(fed).items()
@@ -77,6 +80,7 @@ class Assembler:
                 ledger_random=random,
                 non_finite=self.capture.non_finite or (None if math.isfinite(loss) else "loss"),
                 notes=self._notes(graph, loss, books),
+                loss_graph=_next_to_the_loss(self.loss),
             )
         )
         return replace(trace, ledger=self._ledger(trace, auditor, describer, books))
@@ -166,6 +170,7 @@ class Assembler:
         graph, subjects = auditor.graph, auditor.subjects
         upstream = upstream_of(graph, lambda key: subjects[key].transparent)
         shown = _shown(auditor)
+        signals = _signals(auditor)
         ids = {key: number for number, key in enumerate(shown)}
         tally = books.tally if books else backward.Tally()
         flow = books.flow if books else None
@@ -174,7 +179,6 @@ class Assembler:
             subject = subjects[key]
             sent = [tally.passed[key, p] for p, _ in graph.edges[key] if (key, p) in tally.passed]
             total = tally.totals.get((key, 0))
-            call = subject.call
             found.append(
                 Operation(
                     id=ids[key],
@@ -188,7 +192,7 @@ class Assembler:
                     decades=flow.operations.get(key, 0.0) if flow else 0.0,
                     share=flow.shares.get(key, 0.0) if flow else 0.0,
                     log10_grad=total,
-                    signal=call.signal if call and call.output == key else None,
+                    signal=signals.get(key),
                     activation=subject.activation,
                     weights=subject.weights,
                 )
@@ -203,6 +207,10 @@ class Assembler:
         }
         leaves = {id(tensor): tensor for tensor in self.shadow.values()}
         found = []
+        unrecorded: dict[int, str] = {}
+        for span in self.capture.spans:
+            if span.module is not None:
+                unrecorded.setdefault(id(span.module), span.unrecorded)
         underflowed = books is not None and books.tally.underflowed
         for key, name in self.names.items():
             leaf = leaves[key]
@@ -219,8 +227,34 @@ class Assembler:
                     stats=stats_of(leaf.detach()),
                     module=path,
                     module_called=id(module) in self.capture.called,
+                    unrecorded=unrecorded.get(id(module), ""),
                 )
             )
+        return tuple(found)
+
+    def _cuts(self, graph: Graph) -> tuple[Cut, ...]:
+        """The calls that ended the history of parameters that the loss does not reach."""
+        leaves = {id(tensor): tensor for tensor in self.shadow.values()}
+        lost = {
+            key: name
+            for key, name in self.names.items()
+            if key not in graph.reached and leaves[key].requires_grad
+        }
+        found = []
+        for cut in self.capture.cuts if lost else ():
+            behind = {id(leaf.variable) for leaf in accumulators(cut.node)}
+            names = tuple(name for key, name in lost.items() if key in behind)
+            if names:
+                before = self.capture.spans[self.capture.span_of(key_of(cut.node))].path
+                found.append(
+                    Cut(
+                        operation=cut.name,
+                        module=cut.path,
+                        source=cut.source,
+                        before=before,
+                        lost=names,
+                    )
+                )
         return tuple(found)
 
     def _run(self, batch: Batch, loss: float, step: int) -> Run:
@@ -256,6 +290,35 @@ class Assembler:
         return tuple(notes)
 
 
+def _next_to_the_loss(loss: Tensor) -> dict[str, Any] | None:
+    graph = loss_graph(loss)
+    return None if graph is None else {"tail": list(graph.tail), "flat": list(graph.flat)}
+
+
 def _shown(auditor: Auditor) -> list[int]:
     """Booked nodes that do more than rearrange, in forward order: the trace's operations."""
     return [key for key in reversed(auditor.graph.nodes) if not auditor.subjects[key].transparent]
+
+
+_RESHAPES = frozenset({"View", "UnsafeView", "ReshapeAlias", "Transpose", "T", "Permute"})
+"""Nodes that keep every number."""
+
+
+def _signals(auditor: Auditor) -> dict[int, Signal]:
+    """What each call returned, by the node that computed it: a reshape behind it is nobody's.
+
+    ``F.linear`` on [B, T, I] without bias ends in a view of what its matrix product made.
+    """
+    graph, subjects = auditor.graph, auditor.subjects
+    found: dict[int, Signal] = {}
+    for key, subject in subjects.items():
+        call, at = subject.call, key
+        if call is None or call.signal is None or call.output != key:
+            continue
+        while subjects[at].kind in _RESHAPES:
+            behind = [child for _, (child, _) in graph.edges[at] if child in subjects]
+            if len(behind) != 1 or subjects[behind[0]].call is not call:
+                break
+            at = behind[0]
+        found.setdefault(at, call.signal)
+    return found

@@ -10,13 +10,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from gradmend.probe.kinds import short
 from gradmend.probe.statistics import wide
 
 PAIRS = 1 << 15
@@ -45,6 +46,11 @@ class Attention:
     """Largest |logit| that is not masked: scale included, before the softmax."""
     masked_rows: float = math.nan
     """Share of the rows without a single key to look at."""
+    logit_std: float = math.nan
+    """Standard deviation of the logits of a row, rms over rows."""
+    scale_ratio: float = math.nan
+    """The factor on the product of queries and keys, times sqrt(width): 1 as published, sqrt(width)
+    where it is missing."""
 
 
 def of_scores(scores: Tensor) -> Attention:
@@ -58,7 +64,53 @@ def of_scores(scores: Tensor) -> Attention:
         at, rows = _sample(groups, scores.shape[-2], scores.shape[-1])
         batch = torch.unravel_index(at.to(scores.device), scores.shape[:-2])
         picked = scores.detach()[batch] if batch else scores.detach()[None]
-        return _summary(picked[:, rows.to(scores.device)].to(wide(scores)))
+        found = _summary(picked[:, rows.to(scores.device)].to(wide(scores)))
+        return replace(found, scale_ratio=scale_ratio_of(scores))
+
+
+_ARRANGED = frozenset(
+    {"View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "T", "Expand", "Clone", "ToCopy"}
+    | {"Squeeze", "Unsqueeze", "MaskedFill", "Where", "Add", "Sub", "NativeDropout", "Select"}
+    | {"Slice", "SplitWithSizes", "Split", "Unbind", "Alias", "AsStrided", "Repeat", "Tril"}
+)
+_PRODUCTS = frozenset({"Bmm", "Mm", "Matmul"})
+_MOST_STEPS = 24
+
+
+def scale_ratio_of(scores: Tensor) -> float:
+    """:attr:`Attention.scale_ratio` of logits from a product, read from the graph's names.
+
+    1 where something divides or multiplies them, queries or keys on the way (a temperature, a
+    rotation): only a product of projections that goes straight into the softmax is unscaled.
+    """
+    product = _first(scores.grad_fn, _PRODUCTS)
+    if product is None:
+        return math.nan
+    for side, _ in product.next_functions[-2:]:
+        node = _first(side, None)
+        if node is not None and short(node.name()) in ("Mul", "Div", "Cat", "Neg", "Pow"):
+            return 1.0
+    try:
+        return math.sqrt(float(product.next_functions[0][0]._input_metadata[0].shape[-1]))
+    except (AttributeError, IndexError, TypeError, RuntimeError):
+        return math.nan
+
+
+def _first(node: Any, wanted: frozenset[str] | None) -> Any:
+    """The first node behind that does more than rearrange; ``None`` if it is none of those wanted.
+
+    Along the first edge: what is added (a mask, a bias) comes second.
+    """
+    for _ in range(_MOST_STEPS):
+        if node is None or hasattr(node, "variable"):
+            return None
+        kind = short(node.name())
+        if wanted is not None and kind in wanted:
+            return node
+        if kind not in _ARRANGED:
+            return node if wanted is None else None
+        node = next((child for child, _ in node.next_functions if child is not None), None)
+    return None
 
 
 def of_queries(
@@ -107,7 +159,8 @@ def of_queries(
         if is_causal:
             seen = torch.arange(S, device=q.device) <= rows[:, None]
             scores = scores.masked_fill(~seen, -math.inf)
-        return _summary(scores)
+        width = math.sqrt(query.shape[-1])
+        return replace(_summary(scores), scale_ratio=1.0 if scale is None else scale * width)
 
 
 def of_module(
@@ -187,8 +240,12 @@ def _summary(scores: Tensor) -> Attention:
     keys = visible.sum(dim=-1)
     chosen = keys >= 2
     largest = torch.where(visible, scores.abs(), 0.0).max() if bool(visible.any()) else None
-    entropy = share = math.nan
+    entropy = share = deviation = math.nan
     if bool(chosen.any()):
+        kept, count = visible[chosen], keys[chosen].to(scores.dtype)
+        values = torch.where(kept, scores[chosen], 0.0)
+        centred = torch.where(kept, values - (values.sum(-1) / count)[:, None], 0.0)
+        deviation = float((centred.square().sum(-1) / count).mean().sqrt())
         logs = torch.log_softmax(scores[chosen].masked_fill(~visible[chosen], -math.inf), dim=-1)
         p = logs.exp()
         rows = -(p * logs.masked_fill(p == 0, 0.0)).sum(dim=-1)
@@ -199,6 +256,7 @@ def _summary(scores: Tensor) -> Attention:
         largest_share=share,
         largest_logit=math.nan if largest is None else float(largest),
         masked_rows=float((keys == 0).to(scores.dtype).mean()),
+        logit_std=deviation,
     )
 
 

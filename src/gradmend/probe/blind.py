@@ -65,3 +65,10 @@ def in_reentrant_checkpoint() -> bool:
             return True
         frame = frame.f_back  # type: ignore[assignment]
     return False
+
+
+def why_unrecorded() -> str:
+    """Why no graph is recorded: ``inference_mode``, ``reentrant_checkpoint`` or ``no_grad``."""
+    if torch.is_inference_mode_enabled():
+        return "inference_mode"
+    return "reentrant_checkpoint" if in_reentrant_checkpoint() else "no_grad"

@@ -24,6 +24,8 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 
+from gradmend.probe.cutting import CUTTING, CutCall, why_unrecorded
+from gradmend.probe.operands import is_mask
 from gradmend.probe.source import calling_line
 from gradmend.probe.statistics import wide
 from gradmend.records.trace import Signal
@@ -42,6 +44,8 @@ class Span:
     call: int
     module: nn.Module | None = None
     depth: int = 0
+    unrecorded: str = ""
+    """Why no graph was recorded when it began, see :attr:`Parameter.unrecorded`."""
 
 
 @dataclass(slots=True)
@@ -73,6 +77,7 @@ class Capture:
     called: set[int] = field(default_factory=set)
     """ids of the modules that ran."""
     non_finite: str | None = None
+    cuts: list[CutCall] = field(default_factory=list)
     _span_marks: list[tuple[int, int]] = field(default_factory=list)
     _call_marks: list[tuple[int, int]] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
@@ -133,6 +138,7 @@ def _spans(capture: Capture, paths: dict[int, str], watched: dict[int, str]) -> 
             call=counts.get(path, 0),
             module=module,
             depth=capture.spans[parent].depth + 1,
+            unrecorded=why_unrecorded(),
         )
         counts[path] = span.call + 1
         capture.spans.append(span)
@@ -188,16 +194,18 @@ class _Calls(TorchFunctionMode):
         before = _get_sequence_nr()
         result = func(*args, **(kwargs or {}))
         after = _get_sequence_nr()
+        name = getattr(func, "__name__", "operation")
         if after == before:
+            if torch.is_grad_enabled():
+                self._cut(func, name, args)
             return result
         capture = self.capture
-        name = getattr(func, "__name__", "operation")
         output = next((t for t in tensors_in(result) if t.is_floating_point()), None)
         node = output.grad_fn if output is not None else None
         sequence = node._sequence_nr() if node is not None else None
         source = calling_line()
         signal, channel_dim = None, -1
-        if output is not None and sequence is not None and output.dim() >= 1:
+        if output is not None and sequence is not None and output.dim() and output.numel():
             if name.startswith("conv"):
                 self.channel_dim[output.dim()] = 1
             elif name == "linear":
@@ -206,7 +214,8 @@ class _Calls(TorchFunctionMode):
             channel_dim = self.channel_dim.get(output.dim(), default)
             with torch.no_grad():
                 signal = measure(output.detach(), channel_dim)
-            if signal.non_finite and capture.non_finite is None:
+            bad = signal.non_finite and not is_mask(output.detach(), name)
+            if bad and capture.non_finite is None:
                 where = capture.spans[capture.span_of(before)].path
                 capture.non_finite = f"{name} in {where}" if where else name
         capture.calls.append(
@@ -215,6 +224,17 @@ class _Calls(TorchFunctionMode):
         capture._call_marks.append((before, len(capture.calls) - 1))
         capture._call_marks.append((after, -1))
         return result
+
+    def _cut(self, func: Any, name: str, args: Any) -> None:
+        if name == "__get__":
+            name = getattr(getattr(func, "__self__", None), "__name__", name)
+        if name not in CUTTING or not args:
+            return
+        given = next((t for t in tensors_in(args[:1]) if t.grad_fn is not None), None)
+        if given is not None:
+            marks = self.capture._span_marks
+            path = self.capture.spans[marks[-1][1]].path if marks else ""
+            self.capture.cuts.append(CutCall(name, path, calling_line(), given.grad_fn))
 
 
 def measure(x: Tensor, channel_dim: int = -1) -> Signal:

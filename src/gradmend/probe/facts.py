@@ -103,11 +103,14 @@ class Describer:
         bias = vectors[0] if vectors else None
         convolution = bool(kinds.CONVOLUTIONS.match(kind))
         left = not convolution and _is_left(node, kind, weight)
-        fan_out, fan_in = _fans(weight, convolution, transposed != left, node)
+        out_first = transposed != left
+        fan_out, fan_in = _fans(weight, convolution, out_first, node)
         plain = type(module) in _PLAIN and getattr(module, "weight", None) is weight
         plain = plain and self._calls[id(module)] == 1 and self._owners[id(weight)] == 1
         values = _wide_of(weight)
         centring, residual = _centring(values, bias, fan_out)
+        first = not getattr(node, "_saved_transposed", False) if convolution else out_first
+        units, readers = _spreads(values, 0 if first else 1, getattr(node, "_saved_groups", 1))
         return WeightFacts(
             parameter=self.names[id(weight)],
             kind="convolution" if convolution else "linear",
@@ -121,6 +124,8 @@ class Describer:
             bias_residual_square=residual,
             trainable=weight.requires_grad,
             module_is_plain=plain,
+            unit_spread=units if convolution or weight.dim() == 2 else None,
+            reader_spread=readers if convolution or weight.dim() == 2 else None,
         )
 
     def _activation(
@@ -139,6 +144,8 @@ class Describer:
         rows = slope.movedim(channel_dim, -1).reshape(-1, slope.shape[channel_dim])
         name, parameter = _function(node, subject.kind)
         steepest = activation(name, negative_slope=parameter).max_slope if name in KNOWN else None
+        if not rows.numel():
+            return None
         largest = float(rows.max())
         flat = FLAT * (steepest if steepest else largest)
         return ActivationFacts(
@@ -196,6 +203,37 @@ _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def _wide_of(x: Tensor) -> Tensor:
     x = x.detach()
     return (x.abs() if x.is_complex() else x).to(wide(x))
+
+
+ALIKE = 64
+"""Units compared at most, evenly chosen: symmetry is broken by the first pair that differs."""
+
+
+def _spreads(weight: Tensor, unit: int, groups: int) -> tuple[float | None, float | None]:
+    """How far units' weights differ from each other, and how differently inputs are read.
+
+    Args:
+        weight: [out, in, *kernel] or [in, out, *kernel].
+        unit: The dimension of the outputs.
+        groups: Of a convolution; with several, units do not read the same inputs.
+    """
+    if groups != 1:
+        return None, None
+    return _spread(weight, unit), _spread(weight, 1 - unit)
+
+
+def _spread(values: Tensor, dim: int) -> float | None:
+    """Rms deviation along a dimension over the rms, 0 where all is zero."""
+    length = values.shape[dim]
+    if length < 2:
+        return None
+    some = values
+    if length > ALIKE:
+        index = torch.linspace(0, length - 1, ALIKE, device=values.device).long()
+        some = values.index_select(dim, index)
+    rms = float(some.square().mean().sqrt())
+    deviation = float((some - some.mean(dim=dim, keepdim=True)).square().mean().sqrt())
+    return deviation / rms if rms > 0 else 0.0
 
 
 def _centring(weight: Tensor, bias: Tensor | None, fan_out: int) -> tuple[float, float]:

@@ -13,7 +13,10 @@ from gradmend.probe import attention
 from gradmend.probe.attention import Attention
 from gradmend.probe.kinds import ACTIVATION_CALLS
 
-WATCHED = ACTIVATION_CALLS | {"log_sigmoid", "softmax", "scaled_dot_product_attention"}
+DROPOUTS = frozenset(
+    {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
+)
+WATCHED = ACTIVATION_CALLS | DROPOUTS | {"log_sigmoid", "softmax", "scaled_dot_product_attention"}
 """Names of the functions that are measured, without trailing underscores."""
 
 
@@ -41,6 +44,17 @@ class FunctionCalls(TorchFunctionMode):
         elif name == "linear" and isinstance(result, Tensor):
             self.channel_dim[result.dim()] = -1
         return result
+
+
+def dropout_of(args: Any, kwargs: Any, name: str) -> dict[str, Any]:
+    """Facts of a dropout that is called as a function, as of a module's state."""
+    given = dict(zip(("input", "p", "training"), args, strict=False)) | dict(kwargs)
+    return {
+        "class": name,
+        "training": bool(given.get("training", True)),
+        "p": float(given.get("p", 0.5)),
+        "function": True,
+    }
 
 
 def attention_of(args: Any, kwargs: Any) -> Attention:

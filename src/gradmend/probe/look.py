@@ -13,7 +13,12 @@ from gradmend.errors import BadInput, GradmendError
 from gradmend.probe.assemble import Assembler
 from gradmend.probe.batch import Batch, Feeder, check_fit, check_loss, check_module, map_tensors
 from gradmend.probe.capture import run_captured
+from gradmend.probe.influence import with_uses
+from gradmend.probe.loss_calls import hearing, targets_of
+from gradmend.probe.native import first_bad_of
 from gradmend.probe.shadow import convert, data_leaves, make_shadow, untouched
+from gradmend.records.badvalue import BadValue
+from gradmend.records.loss_call import LossCall
 from gradmend.records.trace import Trace
 
 FLOAT64_LIMIT = 20_000_000
@@ -66,7 +71,7 @@ def look(
     attempts: list[torch.dtype | None] = [torch.float64, None] if wide else [None]
     for dtype in attempts:
         try:
-            trace = _look_in(eager, batch, feeder, dtype, shadow, step)
+            trace = _look_either_way(eager, batch, feeder, dtype, shadow, step)
             break
         except GradmendError:
             raise
@@ -77,6 +82,14 @@ def look(
                 f"float64 books were not possible ({' '.join(str(error).split())[:120]}); kept in"
                 " the model's own type, exact to about 1e-6 decades per layer"
             )
+    sound, bad = _first_bad(eager, batch, feeder, shadow, trace)
+    if sound and trace.not_finite and dtype is not None:  # a mask made for another format, say
+        trace = _look_either_way(eager, batch, feeder, None, shadow, step)
+        notes.append(
+            "float64 books were not finite, although the model is in its own type: kept so"
+        )
+    trace = replace(trace, sound=sound, bad=bad)
+    trace = replace(trace, parameters=with_uses(eager, batch, feeder, shadow, trace))
     own = next(eager.parameters())
     run = replace(
         trace.run,
@@ -85,6 +98,25 @@ def look(
         seconds=time.perf_counter() - began,
     )
     return replace(trace, run=run, notes=(*notes, *trace.notes))
+
+
+def _first_bad(
+    model: nn.Module,
+    batch: Batch,
+    feeder: Feeder,
+    shadow: Mapping[int, Tensor] | None,
+    trace: Trace,
+) -> tuple[bool, BadValue | None]:
+    """Whether the pass is finite in the model's own number format, and where it ceased to be."""
+    own = str(next(model.parameters()).dtype).removeprefix("torch.")
+    if trace.run.probe_dtype == own and not trace.not_finite:
+        return True, None  # the books were kept in this format, and all of them are finite
+    try:
+        return first_bad_of(model, batch, feeder, shadow)
+    except (GradmendError, torch.OutOfMemoryError):
+        raise
+    except Exception:  # the pass that float64 could make, the model's own format could not
+        return not trace.not_finite, None
 
 
 def _as_bad_input(error: Exception, model: nn.Module) -> BadInput:
@@ -96,6 +128,23 @@ def _as_bad_input(error: Exception, model: nn.Module) -> BadInput:
     )
 
 
+def _look_either_way(
+    model: nn.Module,
+    batch: Batch,
+    feeder: Feeder,
+    dtype: torch.dtype | None,
+    shadow: Mapping[int, Tensor] | None,
+    step: int,
+) -> Trace:
+    """With inputs that want a gradient, or without, for models that set that flag on them."""
+    try:
+        return _look_in(model, batch, feeder, dtype, shadow, step)
+    except RuntimeError as error:
+        if "requires_grad flags of leaf" not in str(error):
+            raise
+    return _look_in(model, batch, feeder, dtype, shadow, step, differentiable=False)
+
+
 @torch.inference_mode(False)  # a caller in inference mode would leave us without a graph
 def _look_in(
     model: nn.Module,
@@ -104,6 +153,8 @@ def _look_in(
     dtype: torch.dtype | None,
     shadow: Mapping[int, Tensor] | None,
     step: int,
+    *,
+    differentiable: bool = True,
 ) -> Trace:
     owners = feeder.owners(model)
     originals = {id(p): name for name, p in model.named_parameters()}
@@ -122,7 +173,7 @@ def _look_in(
 
         def prepare(tensor: Tensor) -> Tensor:
             copy = convert(tensor.detach(), dtype).clone()
-            if not copy.is_floating_point():
+            if not copy.is_floating_point() or not differentiable:
                 return copy
             leaves.append(copy.requires_grad_())
             if not tensor.requires_grad:
@@ -132,12 +183,17 @@ def _look_in(
         fed = _prepare(batch, feeder, prepare, dtype)
         data_leaves.set(frozenset(ours))
         watched = {id(t): name for name, t in feeder.inputs(fed).items()}
-        loss, capture = run_captured(model, lambda: check_loss(feeder.loss(model, fed)), watched)
+        calls: list[LossCall] = []
+        with hearing(calls):
+            loss, capture = run_captured(
+                model, lambda: check_loss(feeder.loss(model, fed)), watched
+            )
         names = {id(shadow[key]): name for key, name in originals.items()}
         assembler = Assembler(
             model=model, loss=loss, capture=capture, leaves=leaves, names=names, shadow=shadow
         )
-        return assembler.trace(batch, feeder, fed, step)
+        trace = assembler.trace(batch, feeder, fed, step)
+        return replace(trace, losses=(*calls, *targets_of(batch, feeder, calls)))
 
 
 def _prepare(

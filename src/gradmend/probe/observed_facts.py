@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -42,12 +43,13 @@ def module_facts(module: nn.Module, path: str, args: tuple[Any, ...]) -> dict[st
 
 
 def input_facts(name: str, x: Tensor) -> dict[str, Any]:
-    """``name``, ``shape``, ``dtype``; of numbers ``mean``, ``std`` and ``constant_share``.
+    """``name``, ``shape``, ``dtype``; of numbers ``mean``, ``std`` and ``constant_share``, and of
+    all of them ``largest`` (the largest |x|) and ``non_finite``.
 
     Args:
         name: Of the argument.
         x: What was given.
-    """
+    """  # noqa: D205
     facts: dict[str, Any] = {
         "name": name,
         "shape": tuple(x.shape),
@@ -57,6 +59,11 @@ def input_facts(name: str, x: Tensor) -> dict[str, Any]:
     if values is not None:
         part = thin(values, 1 if values.dim() >= 4 else -1)
         wide = part.to(torch.float32 if part.device.type == "mps" else torch.float64)
+        low, high = values.detach().aminmax()  # NaN if any is
+        largest = max(abs(float(low)), abs(float(high)))
+        facts["largest"] = largest
+        if not math.isfinite(largest):
+            facts["non_finite"] = int((~torch.isfinite(values)).sum())
         facts["mean"] = float(wide.mean())
         facts["std"] = float(wide.std(correction=0))
         if part.dim() > 1 and len(part) > 1:

@@ -24,10 +24,16 @@ from torch.nn.modules.module import (
 
 from gradmend.probe import attention, slopes
 from gradmend.probe.attention import Attention
-from gradmend.probe.blind import CHECKPOINT, blind, blind_to_calls, in_reentrant_checkpoint
+from gradmend.probe.blind import (
+    CHECKPOINT,
+    blind,
+    blind_to_calls,
+    in_reentrant_checkpoint,
+    why_unrecorded,
+)
 from gradmend.probe.capture import tensors_in
 from gradmend.probe.frames import Called, Entries, Frame, Known, known_modules
-from gradmend.probe.function_calls import FunctionCalls, attention_of
+from gradmend.probe.function_calls import DROPOUTS, FunctionCalls, attention_of, dropout_of
 from gradmend.probe.observed_facts import input_facts, module_facts
 from gradmend.probe.quiet import Quiet, listen
 from gradmend.probe.recurrent import Recurrences
@@ -67,6 +73,7 @@ class OutputWatch:
         self._recurrences = Recurrences()
         self._states: dict[str, dict[str, Any]] = {}
         self._inputs: list[dict[str, Any]] = []
+        self._unrecorded: dict[str, str] = {}
         self._channel_dim: dict[int, int] = {}
         self._handles: list[Any] = []
         self._mode: FunctionCalls | None = None
@@ -144,6 +151,7 @@ class OutputWatch:
             cells=self._recurrences.cells(),
             modules=tuple(self._states.values()),
             inputs=tuple(self._inputs),
+            unrecorded=dict(self._unrecorded),
             notes=tuple(dict.fromkeys(self.notes)),
             failure=self.failure,
         )
@@ -184,6 +192,10 @@ class OutputWatch:
                 with Quiet():
                     self._read_inputs(dict(enumerate(args)))
             self._frames.append(Frame(known))
+            if not torch.is_grad_enabled() and any(
+                p is not None and p.requires_grad for p in module._parameters.values()
+            ):
+                self._unrecorded.setdefault(known.path, why_unrecorded())
         except Exception:
             self._fail()
 
@@ -253,6 +265,9 @@ class OutputWatch:
 
     def _call(self, name: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run a function that is watched, and measure it."""
+        if name in DROPOUTS:
+            self._dropped(name, args, kwargs)
+            return func(*args, **kwargs)
         slope: slopes.Slope | tuple[float, slopes.Flags] | None = None
         frame = self._frames[-1] if self._frames and self._here() else None
         if frame is not None and args and isinstance(args[0], Tensor):
@@ -271,6 +286,20 @@ class OutputWatch:
             except Exception:
                 self._fail()
         return result
+
+    def _dropped(self, name: str, args: Any, kwargs: Any) -> None:
+        """Write down a dropout without a module of its own."""
+        if not self._frames or not self._here() or "Dropout" in self._frames[-1].known.kind:
+            return
+        frame = self._frames[-1]
+        called = frame.name(name)
+        if called not in self._states:
+            try:
+                facts = dropout_of(args, kwargs, name)
+                self._states[called] = {"module": called, **facts}
+            except Exception:
+                self._fail()
+        frame.count(name)
 
     def _before(
         self, name: str, args: Any, kwargs: Any, frame: Frame

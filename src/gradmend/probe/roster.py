@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradmend.probe.hidden import hidden_modules
 from gradmend.probe.source import module_line
 from gradmend.records.history import Column
 
@@ -51,6 +52,26 @@ class Roster:
         """Whether the parameter of this ``id`` has a column."""
         at = self._index.get(identity)
         return at is not None and id(self._refs[at]()) == identity
+
+    def module_of(self, identity: int) -> str | None:
+        """The module of the parameter of this ``id``; ``None`` where it has no column."""
+        return self.columns[self._index[identity]].module if self.knows(identity) else None
+
+    def hidden(self, identities: Iterable[int]) -> tuple[str, ...]:
+        """Modules of some parameters that models keep where torch does not look, untrained."""
+        loose = [
+            each
+            for each in identities
+            if not self.knows(each) or self.columns[self._index[each]].facts["optimizer"] is None
+        ]
+        if not loose:
+            return ()
+        found = (
+            self.path(root, where)
+            for root in self.models()
+            for where in hidden_modules(root, loose)
+        )
+        return tuple(dict.fromkeys(found))
 
     def parameter(self, column: int) -> Tensor | None:
         """The parameter of a column, while it is alive."""

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
+from gradmend.probe.cutting import recording_off
 from gradmend.probe.graph import postorder
 
 
@@ -259,8 +260,12 @@ def _run_plainly(function: Any, preserve: bool, *args: Any) -> Any:
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
     if any(_from_trainable(tensor) for tensor in tensors):
         return function(*args)
-    with torch.no_grad():
-        return function(*args)
+    why = recording_off.set("reentrant_checkpoint")
+    try:
+        with torch.no_grad():
+            return function(*args)
+    finally:
+        recording_off.reset(why)
 
 
 def _from_trainable(tensor: Tensor) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gradmend.probe.attention import Attention
@@ -39,6 +39,8 @@ class Sheet:
     inputs: tuple[Mapping[str, Any], ...] = ()
     """``name``, ``shape``, ``dtype`` of each tensor that the root was fed; of floating ones
     ``mean``, ``std`` and ``constant_share`` (places that are the same in all samples)."""
+    unrecorded: Mapping[str, str] = field(default_factory=dict)
+    """Modules with trainable parameters that ran without recording a graph, and why."""
     notes: tuple[str, ...] = ()
     """What could not be seen, and why."""
     failure: str | None = None
@@ -50,7 +52,8 @@ def recurrence_row(record: Recurrence) -> Measured:
     name = record.name
     if record.layer or record.direction == "backward":
         name = f"{name}.l{record.layer}" + ("_reverse" if record.direction == "backward" else "")
-    column = Column(name=name, module=record.name, kind=record.kind)
+    facts = {"length": record.steps}
+    column = Column(name=name, module=record.name, kind=record.kind, facts=facts)
     wanted = ("log10_gain", "log10_span", "horizon", "spectral_radius", "forget_gate")
     return Measured(column=column, values={key: getattr(record, key) for key in wanted})
 
@@ -72,5 +75,7 @@ def attention_row(column: Column, calls: list[Attention]) -> Measured:
             "largest_share": mean("largest_share"),
             "largest_logit": max(known("largest_logit"), default=math.nan),
             "masked_rows": mean("masked_rows"),
+            "logit_std": mean("logit_std"),
+            "scale_ratio": mean("scale_ratio"),
         },
     )

@@ -34,7 +34,7 @@ def calling_line() -> str | None:
     frame: FrameType | None = sys._getframe(1)
     while frame and _is_ours(frame.f_code.co_filename):
         frame = frame.f_back
-    while frame and not _is_users(frame.f_code.co_filename):
+    while frame and not is_users(frame.f_code.co_filename):
         if _is_ours(frame.f_code.co_filename):
             return None
         frame = frame.f_back
@@ -42,7 +42,8 @@ def calling_line() -> str | None:
 
 
 @lru_cache(maxsize=4096)
-def _is_users(filename: str) -> bool:
+def is_users(filename: str) -> bool:
+    """Whether a file is the user's own code: none of torch's, ours, or the interpreter's."""
     if filename.startswith(("<frozen", "<string")):
         return False
     return not (_is_ours(filename) or filename.startswith(_TORCH))
@@ -87,7 +88,7 @@ def _construction_line(module: nn.Module) -> str | None:
         frame = frame.f_back
     while frame and frame.f_code.co_name == "__init__" and frame.f_locals.get("self") is module:
         frame = frame.f_back
-    while frame and not _is_users(frame.f_code.co_filename):
+    while frame and not is_users(frame.f_code.co_filename):
         if _is_ours(frame.f_code.co_filename):
             return None
         frame = frame.f_back
@@ -126,7 +127,7 @@ def _assignments(cls: type) -> dict[str, str]:
     try:
         path = inspect.getsourcefile(cls)
         lines, first = inspect.getsourcelines(cls)
-        if path is None or not _is_users(path):
+        if path is None or not is_users(path):
             return {}
         tree = ast.parse(textwrap.dedent("".join(lines)))
     except (OSError, TypeError, SyntaxError):

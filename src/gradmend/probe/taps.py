@@ -30,6 +30,8 @@ from torch.optim.optimizer import (
 )
 from torch.utils.hooks import RemovableHandle
 
+from gradmend.probe import loss_calls
+
 
 class StopTraining(SystemExit):
     """Ends a run that cannot recover. No ``except Exception`` of the user's swallows it."""
@@ -90,6 +92,9 @@ class Listener:
     def root_ended(self, root: nn.Module, output: object) -> None:
         """The call is over; ``output`` is ``None`` where it raised."""
 
+    def loss_called(self, name: str, args: Any, kwargs: Any) -> None:
+        """A loss function of ``torch.nn.functional`` has run."""
+
     def failed(self, error: Exception) -> None:
         """One of these methods raised."""
 
@@ -128,6 +133,9 @@ class Taps:
             self._wrap(clip_grad, "_clip_grads_with_norm_", self._clip_by_norm)
         for holder in (clip_grad, nn.utils):
             self._wrap(holder, "clip_grad_value_", self._clip_by_value)
+        ear = loss_calls.Ear(self._loss_called)
+        ear.open()
+        self._undo.append(ear.close)
         if constructions:
             self._wrap(Optimizer, "__init__", self._told_after("optimizer_made", keeps=1))
             self._wrap(nn.Module, "__init__", self._told_after("module_made", keeps=1))
@@ -303,6 +311,9 @@ class Taps:
             self._sleeper = (id(optimizer), steps, steps)
         if self.listener.stop is not None and not self.away:
             raise self.listener.stop
+
+    def _loss_called(self, name: str, args: Any, kwargs: Any) -> None:
+        self._tell("loss_called", name, args, kwargs)
 
     def _clip_by_norm(self, original: Any) -> Any:
         def ours(parameters: Any, max_norm: Any, total_norm: Any, *args: Any, **kwargs: Any) -> Any:

@@ -74,6 +74,7 @@ TABLES: dict[str, tuple[Quantity, ...]] = {
         ("lost_share", "share", "weights unchanged although gradient and rate are not zero"),
         ("decay_share", "1", "rms(rate x decay x weights) / rms(change)"),
         ("outside_share", "share", "weights changed by something else since the step before"),
+        ("log10_outside", "decades", "log10 rms(that change) / rms(weights)"),
     ),
     "output": _quantities(
         ("log10_rms", "decades", "log10 of the output's root mean square"),
@@ -90,6 +91,8 @@ TABLES: dict[str, tuple[Quantity, ...]] = {
         ("largest_share", "share", "mean over rows of the largest probability"),
         ("largest_logit", "1", "largest |logit| before the softmax, scale included"),
         ("masked_rows", "share", "rows without a single key to look at"),
+        ("logit_std", "1", "standard deviation of a row's logits"),
+        ("scale_ratio", "1", "factor on q k^T times sqrt(width): 1 as published"),
     ),
     "recurrence": _quantities(
         ("log10_gain", "decades per time step", "slope of log10 |dL/dh_t|, going back in time"),
@@ -147,16 +150,27 @@ class Event:
     - ``loss-graph``: ``tail`` (operations next to the loss, each with ``op``, ``shape`` and
       ``reads``), ``flat`` (operations without a derivative), ``unreached`` (trainable parameters
       that the loss does not depend on), ``strangers`` (how many parameters it depends on that no
-      model or optimizer holds). When it changes; ``where`` is the optimizer stepping next.
+      model or optimizer holds), ``hidden`` (modules kept in lists and the like, untrained). When it
+      changes; ``where`` is the optimizer stepping next.
     - ``module-state``: ``class``, ``training``, and ``p`` of a dropout or ``values_per_channel`` of
-      a batch norm. When it changes; ``where`` is the module.
-    - ``input``: ``shape``, ``dtype``, ``mean``, ``std``, ``constant_share`` (features that are the
-      same in every sample).
+      a batch norm; ``function`` where it is a dropout called as one. When it changes; ``where`` is
+      the module, or ``module:function``.
+    - ``input``: ``shape``, ``dtype``, ``mean``, ``std``, ``largest`` |x|, ``constant_share``
+      (features that are the same in every sample); ``why``: ``jump`` where the step stood out.
+    - ``loss-call``: what a loss function was handed, as in :class:`gradmend.records.loss_call`;
+      ``where`` is the function; ``why`` as above.
     - ``cells``: a recurrent cell called in a loop: ``calls``, and ``detached``, those whose state
       had no history although it was no zero state.
     - ``non-finite``: ``direction`` (forward, loss, backward, weights), ``operation``, ``source``,
-      ``last_good``, ``replayed``, ``why`` it was not.
-    - ``look``: findings of a full look: ``findings`` (as dicts).
+      ``last_good``, ``replayed``, ``why`` it was not; ``data``: inputs and targets of that step
+      that are bad themselves, each with ``what``, ``shape`` and ``bad`` (how many numbers).
+    - ``unrecorded``: ``why`` (``no_grad``, ``inference_mode``, ``reentrant_checkpoint``): a module
+      with trainable parameters ran without recording a graph.
+    - ``cut``: ``operation``, ``source``, ``before``, ``lost`` (parameters): a call in a look's
+      forward pass that ended the history of these.
+    - ``look``: findings of a full look: ``findings`` (as dicts), and ``unused`` (parameters
+      without a gradient that the loss does not depend on), and ``gates`` (modules with a sigmoid
+      that only multiplies).
     - ``crash``: ``error``. ``stopped``: ``reason``.
     - ``finding-begins``, ``finding-clears``: ``code``, ``name``, ``severity``.
     """

@@ -59,10 +59,12 @@ class Report:
 
     def __str__(self) -> str:
         """The verdict in a line per finding; :mod:`gradmend.renderers` has the long form."""
+        open_ = [f"  undecided {r.code} {r.name}: {r.why}" for r in self.undecided]
         if not self.findings:
-            return f"{self.trace.run.model}: healthy, nothing found."
+            said = "nothing found" if open_ else "healthy, nothing found."
+            return "\n".join([f"{self.trace.run.model}: {said}", *open_])
         lines = [f"{self.trace.run.model}: {len(self.findings)} finding(s)"]
         for f in self.findings:
             where = f" [{f.source}]" if f.source else ""
             lines.append(f"  {f.severity.value:<7} {f.code} {f.name}: {f.summary}{where}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *open_])

@@ -43,6 +43,15 @@ class Measurement(StrEnum):
             Measurement.SCALED_LAYER: "the same model with one layer scaled",
         }[self]
 
+    @property
+    def how_to(self) -> str:
+        """What a user does where it was not cheap enough to be taken unasked."""
+        if self is Measurement.FEW_STEPS:
+            return "check(..., steps=50)"
+        if self is Measurement.SECOND_BATCH:
+            return "check(..., second_batch=...)"
+        return "a smaller model or batch makes it cheap"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:

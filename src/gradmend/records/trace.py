@@ -7,10 +7,13 @@ names), never tensors, and can be saved, sent and judged again without torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
+from typing import Any
 
+from gradmend.records.badvalue import BadValue
 from gradmend.records.ledger import Ledger
 from gradmend.records.loss_call import LossCall
 from gradmend.records.request import Answer, Measurement
@@ -136,6 +139,36 @@ class Operation:
     weights: WeightFacts | None = None
 
 
+class Use(StrEnum):
+    """What becomes of a parameter that no gradient reaches although its module ran."""
+
+    CUT_OFF = "cut-off"
+    """The loss changes with it: the gradient is cut off on the way."""
+    RETURNED = "returned"
+    """The loss does not depend on it; what comes of it is one of several results handed out."""
+    SPENT = "spent"
+    """The loss does not depend on it in this pass, though something reads what comes of it."""
+    DROPPED = "dropped"
+    """Nothing reads what its module put out: that was computed in vain."""
+    UNREAD = "unread"
+    """Nothing is computed from it in this pass."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """A call that was given a tensor with a history and returned a result without one."""
+
+    operation: str
+    """``detach``, ``data``, ``item``, ``numpy``, ``argmax``, ``tensor``..."""
+    module: str = ""
+    """Path of the module that called it."""
+    source: str | None = None
+    before: str = ""
+    """Path of the module that made what it was given."""
+    lost: tuple[str, ...] = ()
+    """The unreached parameters that lie behind it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
     """One parameter and whether the loss reaches it."""
@@ -152,6 +185,11 @@ class Parameter:
     module: str = ""
     module_called: bool = True
     """Whether the module that owns it ran in this forward pass."""
+    unrecorded: str = ""
+    """Why its module ran without recording a graph: ``no_grad``, ``inference_mode``,
+    ``reentrant_checkpoint``; empty where it did record one."""
+    use: Use | None = None
+    """Of a trainable one that is not reached although its module ran, where it could be asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,12 +242,32 @@ class Trace:
     ledger_random: Ledger | None = None
     non_finite: str | None = None
     """First operation, in forward order, whose output is not finite."""
+    sound: bool | None = None
+    """Whether loss and gradient are finite in the model's own number format; ``None``: unknown."""
+    bad: BadValue | None = None
+    """The first value that is not finite in the model's own number format, and what made it."""
+    cuts: tuple[Cut, ...] = ()
+    """Where the graph ends for parameters that ran and are not reached, in forward order."""
     notes: tuple[str, ...] = ()
     """What could not be seen, and why."""
     losses: tuple[LossCall, ...] = ()
     """Calls of loss functions; of a pair ``(x, y)`` also the targets of a loss by hand."""
+    loss_graph: Mapping[str, Any] | None = None
+    """``tail`` and ``flat`` of the ``loss-graph`` event of :mod:`gradmend.records.history`."""
     answers: tuple[Answer, ...] = ()
     """Measurements that rules asked for after a first look."""
+
+    @property
+    def not_finite(self) -> bool:
+        """Whether the loss of this look, its gradient or a weight is not finite."""
+        loss = self.run.loss
+        return (
+            (loss is not None and not abs(loss) < math.inf)
+            or any(p.stats.non_finite for p in self.parameters)
+            or (self.ledger is not None and any("not finite" in n for n in self.ledger.notes))
+            or any(p.log10_grad is not None and math.isnan(p.log10_grad) for p in self.parameters)
+            or any(p.log10_grad == math.inf for p in self.parameters)
+        )
 
     def answer(self, measurement: Measurement, module: str = "") -> Answer | None:
         """The answer to a request, where it was taken; of several factors the last."""
@@ -220,6 +278,30 @@ class Trace:
     def activations(self) -> tuple[Operation, ...]:
         """Operations that are elementwise activations, in forward order."""
         return tuple(op for op in self.operations if op.activation is not None)
+
+    @cached_property
+    def gates(self) -> tuple[Operation, ...]:
+        """Sigmoids that choose: to be shut or open is what they are for.
+
+        Their output only multiplies others, or what they are fed is masked by infinities.
+        """
+        return tuple(
+            op
+            for op in self.activations
+            if op.activation is not None
+            and op.activation.function in ("sigmoid", "hardsigmoid")
+            and (self._only_multiplies(op) or self._is_masked(op))
+        )
+
+    def _only_multiplies(self, op: Operation) -> bool:
+        readers = [self.operations[at] for at in self.readers.get(op.id, ())]
+        return bool(readers) and all(
+            reader.name in ("mul", "rsub", "sub") and reader.weights is None for reader in readers
+        )
+
+    def _is_masked(self, op: Operation) -> bool:
+        fed = (self.operations[at].signal for at in op.upstream)
+        return any(signal is not None and signal.non_finite > 0 for signal in fed)
 
     @cached_property
     def weights(self) -> tuple[Operation, ...]:
@@ -236,11 +318,14 @@ class Trace:
         return {key: tuple(value) for key, value in found.items()}
 
     def pairs(self) -> Iterator[tuple[Operation, Operation]]:
-        """Yield each (weights, activation) where the activation reads the weights directly."""
+        """Yield each (weights, activation) where nothing but pooling or dropout lies between."""
         for act in self.activations:
             for source in act.upstream:
-                if self.operations[source].weights is not None:
-                    yield self.operations[source], act
+                op = self.operations[source]
+                while op.cause in ("pooling", "dropout") and len(op.upstream) == 1:
+                    op = self.operations[op.upstream[0]]
+                if op.weights is not None:
+                    yield op, act
 
     @cached_property
     def is_chain(self) -> bool:
@@ -259,12 +344,21 @@ class Trace:
 
         Negative when the signal grows; ``None`` with fewer than two linear maps or samples.
         """
-        seen = [op.signal for op in self.weights if op.signal and op.signal.samples > 1]
-        if len(seen) < 2 or not seen[0].spread_square > 0 or self.non_finite is not None:
+        # A head that begins at zero says nothing of the signal that it was given.
+        seen = [
+            (op.module, op.signal)
+            for op in self.weights
+            if op.signal and op.signal.samples > 1 and op.weights and op.weights.mean_square != 0
+        ]
+        if len(seen) < 2 or not seen[0][1].spread_square > 0 or self.non_finite is not None:
             return None
+        # Of a last map that is called at every time step, the call that tells most samples apart.
+        (_, first), (module, last_call) = seen[0], seen[-1]
+        calls = [signal for name, signal in seen if name == module] if module else [last_call]
+        spread = max(signal.spread_square for signal in calls)
         # Rounding leaves about 1e-32 of the energy; an exact zero is at least that far down.
-        last = max(seen[-1].spread_square, 1e-32 * seen[0].spread_square)
-        return 0.5 * (math.log10(seen[0].spread_square) - math.log10(last))
+        last = max(spread, 1e-32 * first.spread_square)
+        return 0.5 * (math.log10(first.spread_square) - math.log10(last))
 
     @cached_property
     def total_decades(self) -> float | None:

@@ -196,6 +196,7 @@ def _notes(report: Report) -> list[str]:
         f"<li><b>{isolate(item.name)}</b> ({isolate(item.code)}) needs {isolate(item.needs)}</li>"
         for item in report.cannot_judge
     ]
+    lines += [f"<li>Undecided: {isolate(line)}</li>" for line in words.undecided_lines(report)]
     if report.trace.non_finite is not None:
         place = isolate(report.trace.non_finite or "(the model)")
         lines.insert(0, f"<li>The first output that is not finite: {place}</li>")

@@ -147,6 +147,11 @@ def _small_print(report: Report, look: Look) -> Iterator[RenderableType]:
         yield _title("Could not be judged")
         for item in report.cannot_judge:
             yield Text(look.say(f"{item.code} {item.name}: needs {item.needs}"))
+    if report.undecided:
+        yield Text()
+        yield _title("Undecided")
+        for line in words.undecided_lines(report):
+            yield Text(look.say(line))
     notes = [*report.trace.notes]
     if report.trace.non_finite is not None:
         place = report.trace.non_finite or "(the model)"

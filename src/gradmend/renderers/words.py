@@ -79,6 +79,9 @@ def verdict_sentence(report: Report) -> str:
         said = "Repaired" if report.verdict.kept else "Left as it was"
         reason = visible(report.verdict.reason).rstrip(".")
         return f"{said}: {reason}." if reason else f"{model} was {said.lower()}."
+    if not report.findings and report.undecided:
+        left = numbers.count(len(report.undecided), "question")
+        return f"Nothing found in {model}; {left} left open."
     if not report.findings:
         return f"Healthy: nothing found in {model}."
     causes = [entry.finding for entry in fold_findings(report.findings)]
@@ -179,6 +182,15 @@ def module_range(modules: Sequence[str]) -> str:
     if len(paths) <= 3:
         return ", ".join(paths)
     return f"{paths[0]} .. {paths[-1]} ({len(paths):,} modules)"
+
+
+def undecided_lines(report: Report) -> list[str]:
+    """What one look left open, and what would decide it."""
+    return [
+        f"{visible(request.code)} {visible(request.name)}: {visible(request.why)};"
+        f" {request.measurement.words} would decide it ({request.measurement.how_to})"
+        for request in report.undecided
+    ]
 
 
 def cost_line(report: Report) -> str:

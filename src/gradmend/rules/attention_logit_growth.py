@@ -74,7 +74,7 @@ def attention_logit_growth(history: History, limits: Limits) -> Iterator[Finding
         code="ATT221",
         name="attention-logit-growth",
         severity=Severity.ERROR if now[worst] >= limits.error_logit else Severity.WARNING,
-        modules=tuple(table.columns[i].module for i in guilty),
+        modules=tuple(m for i in guilty if (m := table.columns[int(i)].module)),
         source=first.source,
         summary=(
             f"the largest attention logit of {table.columns[worst].module or 'the model'} has grown"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradmend.records.finding import Evidence, Finding, Severity
+from gradmend.records.request import Request
 from gradmend.records.trace import Operation, Trace
 from gradmend.registry import Case, limit, rule
+from gradmend.theory.recovery import few_steps, recovers
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,13 @@ class Limits:
         unit="decades",
         source="six sigmoid layers (5.1 decades) train and seven (6.0) do not: microsoft/CNTK#476",
     )
+    beyond_steepest: float = limit(
+        0.4,
+        unit="decades",
+        source="lost by a layer beyond its steepest slope, up to which the function itself is to "
+        "blame: a sigmoid loses 0.07 at pre-activations of variance 1 and 0.34 at 25 "
+        "(quadrature); what it loses beyond is saturated-activation's",
+    )
 
 
 @rule(
@@ -45,9 +55,10 @@ class Limits:
         Case.of("mlp", depth=30, activation="tanh"),
         Case.of("mlp", depth=12, activation="sigmoid", norm="batch"),
         Case.of("residual_mlp", depth=12, activation="sigmoid"),
+        Case.of("mlp", depth=4, activation="sigmoid", bad_layer=1, bad_bias=12.0),
     ],
 )
-def attenuating_activation(trace: Trace, limits: Limits) -> Iterator[Finding]:
+def attenuating_activation(trace: Trace, limits: Limits) -> Iterator[Finding | Request]:
     """Activation whose slope stays far below one, at every layer.
 
     What it finds:
@@ -61,12 +72,14 @@ def attenuating_activation(trace: Trace, limits: Limits) -> Iterator[Finding]:
 
     How it is measured:
         In the gradient ledger: decades booked to the activation's derivative, weighted by the
-        share of the gradient that passes there, against the decades the whole model loses.
-        One backward pass.
+        share of the gradient that passes there, against the decades the whole model loses. A
+        layer counts up to a little more than its steepest slope costs: beyond that it is where
+        it works, and not what it is. One backward pass.
 
     Silent when:
         The model as a whole keeps its gradient (normalisation, skips or larger weights pay it
-        back), or there are too few such layers to matter.
+        back), there are too few such layers to matter, or fewer than 5.5 decades are lost that
+        a few training steps bring back while the loss falls.
 
     References:
         Hochreiter 1991; Bengio, Simard, Frasconi 1994; Glorot and Bengio 2010, section 3.
@@ -83,9 +96,17 @@ def attenuating_activation(trace: Trace, limits: Limits) -> Iterator[Finding]:
         if steepest is not None and steepest < limits.steepest_slope and op.share > 0:
             guilty.setdefault(facts.function, []).append(op)
     for function, ops in guilty.items():
-        lost = -sum(op.decades for op in ops)
+        lost = sum(_by_nature(op, limits) for op in ops)
         if not lost >= limits.warning_decades:
             continue
+        if -total < limits.error_decades:  # such a loss a few steps may mend
+            mended = recovers(
+                trace, lambda after: -(after.total_decades or 0.0), limits.warning_decades
+            )
+            if mended:
+                return
+            if mended is None:
+                yield few_steps("ACT101", "attenuating-activation", "the gradient")
         facts = ops[0].activation
         assert facts is not None and facts.steepest_slope is not None
         worst = min(ops, key=lambda op: op.decades)
@@ -117,3 +138,11 @@ def attenuating_activation(trace: Trace, limits: Limits) -> Iterator[Finding]:
             explains=("vanishing-gradient", "depth-without-skip"),
             exculpation="weights, skips or norms that pay the loss back",
         )
+
+
+def _by_nature(op: Operation, limits: Limits) -> float:
+    """Decades that a layer loses because of what its function is, not of where it works."""
+    assert op.activation is not None
+    steepest = op.activation.steepest_slope
+    assert steepest is not None
+    return min(-op.decades, op.share * (limits.beyond_steepest - math.log10(steepest)))

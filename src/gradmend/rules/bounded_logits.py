@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import History
 from gradmend.registry import Case, limit, rule
-from gradmend.theory.wiring import loss_tails
+from gradmend.theory.wiring import loss_tails, modules_at
 
 LOGIT_LOSSES = frozenset({"log_softmax", "binary_cross_entropy_with_logits"})
 BOUNDS = {
@@ -70,7 +70,8 @@ def bounded_logits(history: History, limits: Limits) -> Iterator[Finding]:
         torch.nn.CrossEntropyLoss expects unnormalised logits.
     """
     for tail in loss_tails(history):
-        for first, second in tail.pairs():
+        for at, behind in tail.places():
+            first, second = tail.operations[at], tail.operations[behind]
             if first.op not in LOGIT_LOSSES or second.op not in BOUNDS:
                 continue
             if first.op == "binary_cross_entropy_with_logits" and second.op == "sigmoid":
@@ -79,7 +80,7 @@ def bounded_logits(history: History, limits: Limits) -> Iterator[Finding]:
                 code="LOS204",
                 name="bounded-logits",
                 severity=Severity.WARNING,
-                modules=(),
+                modules=modules_at(history, tail, behind),
                 summary=(
                     f"{second.op} lies between the last layer and {_loss(first.op)}, shape"
                     f" {list(second.shape or ())}: the logits {BOUNDS[second.op]}; take it away"

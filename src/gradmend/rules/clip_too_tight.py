@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradmend.records.finding import Evidence, Finding, Severity
-from gradmend.records.history import History
+from gradmend.records.history import Floats, History
 from gradmend.registry import Case, limit, rule
 from gradmend.theory import windows
 
@@ -60,7 +60,8 @@ def clip_too_tight(history: History, limits: Limits) -> Iterator[Finding]:
 
     How it is measured:
         The factor of each recent step, the update over weight that is left, and the norms before
-        clipping, from which a limit that clips one step in ten can be read off.
+        clipping, from which a limit that clips one step in ten can be read off. Where values are
+        clipped and not the norm, the factor is that of the typical weight matrix.
 
     Silent when:
         The factor is nearer to one; updates are of the usual size all the same; the optimizer
@@ -71,13 +72,15 @@ def clip_too_tight(history: History, limits: Limits) -> Iterator[Finding]:
     """
     table = history["step"]
     factors = windows.recent(table, "clip_factor", 64)
-    if not len(factors):
+    if not len(table):
         return
     ratios = windows.lasting(history["update"], "log10_ratio")
     columns = history["update"].columns
     for column, optimizer in enumerate(table.columns):
         known = factors[:, column][np.isfinite(factors[:, column])]
-        if len(known) < 2 * windows.FEWEST or optimizer.kind in windows.SCALE_FREE:
+        if not len(known) and np.isfinite(table.last("clip_limit")[column]):
+            known = _by_value(history, column)
+        if len(known) < windows.FEWEST or optimizer.kind in windows.SCALE_FREE:
             continue
         clipped, factor = float(np.mean(known < 0.999)), float(np.median(known))
         if clipped < limits.share or factor > limits.factor:
@@ -117,3 +120,14 @@ def clip_too_tight(history: History, limits: Limits) -> Iterator[Finding]:
             explains=("learning-rate-too-low", "loss-plateau", "stalled-layers"),
             exculpation="a factor above a tenth at most steps",
         )
+
+
+def _by_value(history: History, column: int) -> Floats:
+    """What is left of the typical weight matrix's gradient at each row, [rows]."""
+    table = history["gradient"]
+    at = windows.of_optimizer(table.columns, windows.matrices(table.columns), column)
+    left = (table["log10_rms"] - table["log10_raw"])[:, at]
+    typical = windows.rank(left.T, 0.5)
+    typical = typical[np.isfinite(typical)][-64:]
+    factors: Floats = 10.0 ** np.minimum(typical, 0.0)
+    return factors

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradmend.records.finding import Evidence, Finding, Severity
+from gradmend.records.request import Measurement, Request
 from gradmend.records.trace import Trace
 from gradmend.registry import Case, limit, rule
 
@@ -36,7 +37,7 @@ class Limits:
         Case.of("cnn", depth=6),
     ],
 )
-def collapsed_signal(trace: Trace, limits: Limits) -> Iterator[Finding]:
+def collapsed_signal(trace: Trace, limits: Limits) -> Iterator[Finding | Request]:
     """Forward signal in which the differences between samples are lost.
 
     What it finds:
@@ -48,17 +49,33 @@ def collapsed_signal(trace: Trace, limits: Limits) -> Iterator[Finding]:
         under a gradient of healthy size.
 
     How it is measured:
-        Rms over samples, per unit, of the outputs of the first and the last linear map.
+        Rms over samples, per unit, of the outputs of the first and the last linear map. Where
+        the gradient has more ways than one, also after a few training steps: branches that begin
+        nearly closed (LayerScale) open within them.
 
     Silent when:
-        The signal keeps its size; there is one sample only.
+        The signal keeps its size, or comes back within a few steps; there is one sample only.
 
     References:
-        Schoenholz et al. 2017 (correlation length xi_c); Glorot and Bengio 2010.
+        Schoenholz et al. 2017 (correlation length xi_c); Glorot and Bengio 2010; Touvron et al.
+        2021 (LayerScale, class attention).
     """
     lost = trace.signal_lost
     if lost is None or not lost >= limits.decades:  # NaN convicts nobody
         return
+    if not trace.is_chain and trace.run.step == 0:
+        later = trace.answer(Measurement.FEW_STEPS)
+        if later is None:
+            yield Request(
+                code="GRF104",
+                name="collapsed-signal",
+                measurement=Measurement.FEW_STEPS,
+                why=f"whether the {lost:.1f} decades by which samples grow alike come back",
+            )
+            return
+        left = later.trace.signal_lost
+        if left is not None and left < limits.decades:
+            return
     yield Finding(
         code="GRF104",
         name="collapsed-signal",

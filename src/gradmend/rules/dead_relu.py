@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from gradmend.records.finding import CannotJudge, Evidence, Finding, Severity
 from gradmend.records.history import History
-from gradmend.records.trace import Trace
+from gradmend.records.trace import Operation, Trace
 from gradmend.registry import Case, limit, rule
 from gradmend.theory import windows
 from gradmend.theory.activations import KNOWN, activation
@@ -47,6 +48,16 @@ class Limits:
         source="log10 of update over weight: a step as large as the weights themselves "
         "(pytorch-nin-cifar10#1); 1e-3 is usual",
     )
+    bias: float = limit(
+        2.0,
+        unit="1",
+        source="bias over the standard deviation that inputs give: two leave 2 % of samples above",
+    )
+    narrow: float = limit(
+        6.0,
+        unit="units",
+        source="Lu et al. 2019: a layer of n units is born dead with probability 2^-n, 2 % for six",
+    )
 
 
 def _live(history: History, limits: Limits) -> Iterator[Finding]:
@@ -66,10 +77,11 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
     ]
     if not guilty:
         return
+    guilty.sort(key=lambda at: table.columns[at].order)
     worst = max(guilty, key=lambda at: float(share[at]))
     first = min(guilty, key=lambda at: table.columns[at].order)
     column = table.columns[worst]
-    shock = _huge_step(history, limits)
+    killed = _killed(history, limits, int(worst))
     yield Finding(
         code="ACT104",
         name="dead-relu",
@@ -78,12 +90,7 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
         source=table.columns[first].source,
         summary=(
             f"{share[worst]:.0%} of the {column.kind} units of {column.module or 'the model'} are"
-            " off whatever is fed"
-            + (
-                f", after step {shock[0]} changed the weights by {shock[1]:.1f} times their size"
-                if shock
-                else ""
-            )
+            f" off whatever is fed{killed}"
         ),
         evidence=(
             Evidence(
@@ -108,6 +115,18 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
 
 
 _RECTIFIERS = {"relu", "relu6", "relu_", "threshold", "threshold_"}
+
+
+def _killed(history: History, limits: Limits, column: int) -> str:
+    """What is known of how a layer came to be off, as the end of a sentence."""
+    table = history["output"]
+    rows, zeros = table.series("zero_share", column)
+    if len(zeros) and zeros[0] >= limits.silent_share:
+        return f", from the first step that was seen ({int(rows[0])}): born dead, by its start"
+    shock = _huge_step(history, limits)
+    if shock is None:
+        return ""
+    return f", after step {shock[0]} changed the weights by {shock[1]:.1f} times their size"
 
 
 def _huge_step(history: History, limits: Limits) -> tuple[int, float] | None:
@@ -160,10 +179,13 @@ def dead_relu(trace: Trace, limits: Limits) -> Iterator[Finding | CannotJudge]:
         phi' = 0 on all samples, per unit (channel for images), not per entry: a healthy ReLU has
         half of its entries at zero and every unit alive. Over a run: units off on every sample
         so far, or outputs all zero over the recent window; and whether one huge step came before.
+        Told with it, where it shows: a bias far below what inputs add, layers so narrow that they
+        are born dead (2^-n each), off from the first step, or off since a huge step.
 
     Silent when:
-        Fewer than 16 samples tell units apart; most units live; the activation has no exact
-        zero slope.
+        What goes in is exactly zero, as behind a residual branch that begins at zero: the first
+        step wakes it. Fewer than 16 samples tell units apart; most units live; the activation has
+        no exact zero slope.
 
     References:
         Lu, Shin, Su, Karniadakis 2019 (Dying ReLU and initialization); Maas, Hannun, Ng 2013.
@@ -175,6 +197,8 @@ def dead_relu(trace: Trace, limits: Limits) -> Iterator[Finding | CannotJudge]:
             continue
         if facts.function != "relu6" and _saturates(facts.function):
             continue  # a slope that rounds to zero far out: saturated-activation says so
+        if _unfed(trace, op):
+            continue  # z = 0 exactly: a branch that begins at zero, or a dead layer before this one
         if facts.samples < limits.samples:
             yield CannotJudge(
                 code="ACT104",
@@ -192,11 +216,13 @@ def dead_relu(trace: Trace, limits: Limits) -> Iterator[Finding | CannotJudge]:
         code="ACT104",
         name="dead-relu",
         severity=Severity.ERROR if facts.dead_units == facts.units else Severity.WARNING,
-        modules=tuple(dict.fromkeys(op.module for op in guilty)),
+        modules=tuple(dict.fromkeys(name for op in guilty for name in _places(trace, op, limits))),
         source=guilty[0].source,
         summary=(
             f"{facts.dead_units} of {facts.units} {facts.function} units of"
-            f" {worst.module or 'the model'} are off on all {facts.samples} samples"
+            f" {_places(trace, worst, limits)[0] or 'the model'} are off on all {facts.samples}"
+            f" samples"
+            f"{_why(trace, worst, limits)}"
         ),
         evidence=(
             Evidence(
@@ -210,6 +236,58 @@ def dead_relu(trace: Trace, limits: Limits) -> Iterator[Finding | CannotJudge]:
         explains=("vanishing-gradient", "collapsed-signal", "detached-parameters"),
         exculpation="units alive on some sample",
     )
+
+
+def _unfed(trace: Trace, op: Operation) -> bool:
+    """Whether nothing but zeros went in: such units are at the kink, not below it."""
+    signals = [trace.operations[at].signal for at in op.upstream]
+    return bool(signals) and all(s is not None and s.mean_square == 0.0 for s in signals)
+
+
+def _places(trace: Trace, op: Operation, limits: Limits) -> tuple[str, ...]:
+    """The activation's module, where it is one, and the layer that feeds it."""
+    before = next((trace.operations[at] for at in op.upstream), None)
+    layer = before.module if before is not None and before.weights is not None else ""
+    own = op.module if op.activation is not None and op.activation.replaceable else ""
+    if layer and _lowered(trace, op, limits):
+        own, layer = layer, own
+    return tuple(name for name in (own, layer) if name) or (op.module,)
+
+
+def _lowered(trace: Trace, op: Operation, limits: Limits) -> str:
+    """That a layer's bias switches it off, as the end of a sentence; empty where it does not."""
+    before = next((trace.operations[at] for at in op.upstream), None)
+    if before is None or before.weights is None or before.signal is None:
+        return ""
+    facts, signal = before.weights, before.signal
+    bias, reach = facts.bias_mean_square**0.5, signal.spread_square**0.5
+    usual = facts.fan_in**-0.5 if facts.fan_in else 1.0  # the most that torch's default draws
+    lowered = bias > usual and bias**2 > 0.25 * signal.mean_square and signal.mean < 0.0
+    if lowered and bias > limits.bias * reach:
+        return (
+            f": its bias is about -{bias:.2g}, and what the inputs add has a standard deviation of"
+            f" {reach:.2g}"
+        )
+    return ""
+
+
+def _why(trace: Trace, op: Operation, limits: Limits) -> str:
+    """What switches a layer off, as the end of a sentence; empty where the look does not tell."""
+    lowered = _lowered(trace, op, limits)
+    if lowered:
+        return lowered
+    widths = [
+        o.activation.units
+        for o in trace.activations
+        if o.id <= op.id and o.activation is not None and o.activation.function == "relu"
+    ]
+    if trace.run.step == 0 and widths and min(widths) <= limits.narrow:
+        alive = math.prod(1.0 - 0.5**width for width in widths)
+        return (
+            f": born dead; a stack of {len(widths)} ReLU layers, {min(widths)} wide at the"
+            f" narrowest, begins so with probability {1.0 - alive:.0%}"
+        )
+    return ""
 
 
 def _saturates(function: str) -> bool:

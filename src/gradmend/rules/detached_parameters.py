@@ -2,96 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterable, Iterator
 
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import Column, History
-from gradmend.records.trace import Trace
+from gradmend.records.trace import Parameter, Trace, Use
 from gradmend.registry import Case, NoLimits, rule
-from gradmend.theory.wiring import fact, owners, states
+from gradmend.theory import cuts
 
 
 def _live(history: History, limits: NoLimits) -> Iterator[Finding]:
     del limits  # unused: None is a fact
-    table = history["gradient"]
-    if not len(table):
-        return
-    state, owner = states(history), owners(table)
-    mine = fact(table, "trainable") & fact(table, "registered") & (owner >= 0)
-    lost = mine & state.none & ~state.ever
-    # Only the optimizer's own gradients tell: in an adversarial pair each side has its turn.
-    for optimizer in np.unique(owner[lost]):
-        gone = np.flatnonzero(lost & (owner == optimizer))
-        alive = np.flatnonzero(mine & state.some & (owner == optimizer))
-        if not len(alive):
-            continue  # nothing of it trains: see stale-optimizer
-        ran = _modules_that_ran(history)
-        early = np.array(
-            [at for at in gone if at < alive[0] and (not ran or _ran(table.columns[at], ran))],
-            dtype=np.int64,
-        )
-        idle = np.setdiff1d(gone, early)
-        if len(early):
-            yield _cut_off(history, early, int(alive[0]), known=bool(ran))
-        if len(idle):
-            yield _idle([table.columns[at] for at in idle])
+    lost, idle = cuts.of_run(history)
+    yield from _findings(lost)
+    if idle:
+        yield _idle(idle)
 
 
-def _modules_that_ran(history: History) -> set[str]:
-    """Modules whose output was measured, and those around them."""
-    found: set[str] = set()
-    for column in history["output"].columns:
-        parts = column.module.split(".")
-        found.update(".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
-    return found
+_SPELT = {
+    "data": ".data", "item": ".item()", "detach": "detach()", "tolist": ".tolist()",
+    "numpy": ".numpy()", "argmax": "argmax", "tensor": "torch.tensor(...)",
+}  # fmt: skip
+_DISCRETE = frozenset({"argmax", "argmin", "argsort", "topk", "long", "int", "multinomial"})
 
 
-def _ran(column: Column, ran: set[str]) -> bool:
-    return column.module in ran
-
-
-def _cut_off(
-    history: History, early: NDArray[np.int64], first_alive: int, *, known: bool
-) -> Finding:
-    columns = history["gradient"].columns
-    last, first = columns[int(early[-1])], columns[first_alive]
-    names = {columns[int(at)].name for at in early}
-    seen = any(names & set(e.facts.get("unreached") or ()) for e in history.of_kind("loss-graph"))
-    return Finding(
-        code="GRF101",
-        name="detached-parameters",
-        severity=Severity.ERROR if known else Severity.WARNING,
-        modules=tuple(dict.fromkeys(columns[int(at)].module for at in reversed(early))),
-        source=first.source,
-        summary=(
-            f"{len(early)} trainable parameters get no gradient at all, the last of them"
-            f" {last.name}; {first.module or first.name} behind it does: look between the two for"
-            " detach(), no_grad(), .item(), or reentrant checkpointing"
-        ),
-        evidence=(
-            Evidence(
-                quantity="parameters without a gradient in front of one that has one",
-                observed=float(len(early)),
-                limit=0.0,
-                unit="parameters",
-                module=last.module,
-                step=history.step,
+def _findings(every: Iterable[cuts.Lost]) -> Iterator[Finding]:
+    for lost in every:
+        if lost.reason or not lost.modules:
+            continue  # see no-grad-forward and reentrant-checkpoint
+        last = lost.modules[0]
+        behind = f", and {lost.behind} behind it does" if lost.behind else ""
+        if lost.operation:
+            name = _SPELT.get(lost.operation, lost.operation)
+            at = f" ({lost.source})" if lost.source else ""
+            todo = "has no derivative" if lost.operation in _DISCRETE else "ends the graph there"
+            why = f"{name} behind {last}{at} {todo}"
+        else:
+            why = (
+                "look between the two for detach(), no_grad(), .item(), or reentrant checkpointing"
+            )
+        count = len(lost.names)
+        yield cuts.finding(
+            lost,
+            code="GRF101",
+            name="detached-parameters",
+            summary=(
+                f"{count} trainable parameter{'' if count == 1 else 's'} that took part"
+                f" get{'s' if count == 1 else ''} no gradient at all, the last in"
+                f" {last}{behind}: {why}"
             ),
-        ),
-        confidence=1.0 if seen else 0.9,
-        weight=100.0,
-        explains=(
-            "vanishing-gradient",
-            "stalled-layers",
-            "collapsed-signal",
-            "depth-without-skip",
-            "loss-plateau",
-        ),
-        exculpation="requires_grad=False, or a gradient that is not None",
-    )
+            exculpation="requires_grad=False, or a gradient that is not None",
+        )
 
 
 def _idle(columns: list[Column]) -> Finding:
@@ -109,14 +70,51 @@ def _idle(columns: list[Column]) -> Finding:
     )
 
 
+def _unused(called: list[Parameter]) -> Iterator[Finding]:
+    """Modules whose results the loss does not read: other numbers there change nothing."""
+    for use, fate in (
+        (
+            Use.DROPPED,
+            "is computed and dropped, so nothing there can learn: use it, or do not call",
+        ),
+        (Use.RETURNED, "is one of several outputs and not used, which is fine if nobody needs it"),
+    ):
+        modules = tuple(dict.fromkeys(p.module for p in called if p.use is use))
+        if not modules:
+            continue
+        whose = modules[0] if len(modules) == 1 else f"{len(modules)} modules, {modules[0]} first,"
+        yield Finding(
+            code="GRF101",
+            name="detached-parameters",
+            severity=Severity.WARNING if use is Use.DROPPED else Severity.NOTE,
+            modules=modules,
+            summary=f"the loss does not depend on what {whose} put out: it {fate}",
+            evidence=(
+                Evidence(
+                    quantity="change of the loss with other weights there",
+                    observed=0.0,
+                    limit=0.0,
+                    unit="units of the loss",
+                    module=modules[0],
+                ),
+            ),
+            weight=50.0 if use is Use.DROPPED else 0.0,
+            exculpation="a result that the loss reads",
+        )
+
+
 @rule(
     code="GRF101",
     fires_on=[
         Case.of("functional_mlp", depth=4, detach_at=1),
         Case.of("functional_mlp", depth=4, detach_at=3, activation="relu"),
+        Case.of("cut_network", fault="detach"),
+        Case.of("cut_network", fault="numpy"),
     ],
     silent_on=[
         Case.of("functional_mlp", depth=4),
+        Case.of("cut_network", fault="no_grad"),
+        Case.of("cut_network", fault="reentrant_checkpoint"),
         Case.of("transformer"),
         Case.of("shared"),
         Case.of("mlp", depth=100, activation="sigmoid"),
@@ -124,14 +122,14 @@ def _idle(columns: list[Column]) -> Finding:
     live=_live,
     live_fires_on=[
         Case.of("two_stages", fault="detach"),
-        Case.of("two_stages", fault="no_grad"),
-        Case.of("two_stages", fault="reentrant_checkpoint"),
         Case.of("quantised", operation="argmax"),
     ],
     live_silent_on=[
         Case.of("two_stages"),
         Case.of("two_stages", fault="unused_head"),
         Case.of("two_stages", fault="checkpoint"),
+        Case.of("two_stages", fault="no_grad"),
+        Case.of("two_stages", fault="reentrant_checkpoint"),
         Case.of("two_stages", fault="head_by_turns"),
         Case.of("optimizer_groups", fault="frozen"),
         Case.of("optimizer_groups", fault="stale"),
@@ -153,47 +151,24 @@ def detached_parameters(trace: Trace, limits: NoLimits) -> Iterator[Finding]:
     How it is measured:
         Reachability in the autograd graph of one forward pass; exact, no threshold. In a run: a
         gradient that is None whenever the parameter's own optimizer steps, in front of the first
-        parameter that gets one.
+        parameter that gets one. The call that was given a tensor with a history and returned one
+        without is named, where it was seen.
 
     Silent when:
         The parameter is frozen on purpose (requires_grad=False), or its module did not run at
         all (an unused head), which is told as a note. In a run also: it is in no optimizer, or it
-        has had a gradient before (heads that take turns).
+        has had a gradient before (heads that take turns). Where recording was off,
+        no-grad-forward and reentrant-checkpoint judge.
 
     References:
         speechbrain/speechbrain#2759; microsoft/LoRA#120 (reentrant checkpointing).
     """
     del limits  # unused: reachability is a fact
     lost = [p for p in trace.parameters if p.trainable and not p.reached]
-    ran = [p for p in lost if p.module_called and p.module]
-    idle = [p for p in lost if not (p.module_called and p.module)]
-    if ran:
-        modules = tuple(dict.fromkeys(p.module for p in ran))
-        among = set(modules)  # a tuple of 10,000 would be searched 10,000 times
-        reached = next((op for op in trace.operations if op.module not in among), None)
-        near = f", the first module the loss does reach is {reached.module}" if reached else ""
-        yield Finding(
-            code="GRF101",
-            name="detached-parameters",
-            severity=Severity.ERROR,
-            modules=modules,
-            source=None,
-            summary=(
-                f"the loss does not reach {len(ran)} parameters that took part, the last in"
-                f" {modules[-1]}{near}: look between the two for detach(), no_grad() or .item()"
-            ),
-            evidence=(
-                Evidence(
-                    quantity="parameters without a path from the loss",
-                    observed=float(len(ran)),
-                    limit=0.0,
-                    unit="parameters",
-                ),
-            ),
-            weight=100.0,
-            explains=("vanishing-gradient", "collapsed-signal", "depth-without-skip"),
-            exculpation="requires_grad=False",
-        )
+    called = [p for p in lost if p.module_called and p.module]
+    yield from _unused(called)
+    idle = [p for p in lost if not (p.module_called and p.module) or p.use is Use.UNREAD]
+    yield from _findings(cuts.of_trace(trace))
     if idle:
         yield Finding(
             code="GRF101",

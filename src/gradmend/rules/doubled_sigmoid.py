@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import History
 from gradmend.registry import Case, limit, rule
-from gradmend.theory.wiring import loss_tails
+from gradmend.theory.wiring import loss_tails, modules_at
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def doubled_sigmoid(history: History, limits: Limits) -> Iterator[Finding]:
         AmazingDD/daisyRec#15; NVIDIA-Merlin/models#1175.
     """
     for tail in loss_tails(history):
-        for first, second in tail.pairs():
+        for at, behind in tail.places():
+            first, second = tail.operations[at], tail.operations[behind]
             own = first.op == "binary_cross_entropy_with_logits" or first.op == "sigmoid"
             if not own or second.op != "sigmoid":
                 continue
@@ -67,7 +68,7 @@ def doubled_sigmoid(history: History, limits: Limits) -> Iterator[Finding]:
                 code="LOS203",
                 name="doubled-sigmoid",
                 severity=Severity.WARNING,
-                modules=(),
+                modules=modules_at(history, tail, behind),
                 summary=(
                     "the loss applies a sigmoid to the output of a sigmoid: no probability leaves"
                     " [0.50, 0.73], and a negative's loss stays above 0.69; hand it the logits"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import History
 from gradmend.registry import Case, limit, rule
-from gradmend.theory.wiring import loss_tails
+from gradmend.theory.wiring import loss_tails, modules_at
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def doubled_softmax(history: History, limits: Limits) -> Iterator[Finding]:
         torch.nn.CrossEntropyLoss expects logits; discuss.pytorch.org/t/43814.
     """
     for tail in loss_tails(history):
-        for first, second in tail.pairs():
+        for at, behind in tail.places():
+            first, second = tail.operations[at], tail.operations[behind]
             if first.op != "log_softmax" or second.op != "softmax":
                 continue
             classes = first.shape[_last(first.shape)] if first.shape else 1
@@ -66,7 +67,7 @@ def doubled_softmax(history: History, limits: Limits) -> Iterator[Finding]:
                 code="LOS201",
                 name="doubled-softmax",
                 severity=Severity.WARNING,
-                modules=(),
+                modules=modules_at(history, tail, behind),
                 summary=(
                     f"the loss applies log_softmax to the output of a softmax over {classes}"
                     f" classes: it cannot fall below {floor:.2f}; hand it the logits"

@@ -73,7 +73,7 @@ def evaluation_mode_in_training(history: History, limits: Limits) -> Iterator[Fi
         code="NRM201",
         name="evaluation-mode-in-training",
         severity=Severity.WARNING if serious else Severity.NOTE,
-        modules=tuple(event.where for event in off),
+        modules=tuple(dict.fromkeys(event.where.partition(":")[0] for event in off)),
         summary=(
             f"all {len(norms)} batch norm and {len(drops)} dropout modules are in evaluation mode"
             f" since step {min(e.step for e in off)}, and the model is trained: call model.train()"

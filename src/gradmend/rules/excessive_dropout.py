@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradmend.records.finding import Evidence, Finding, Severity
-from gradmend.records.history import History
+from gradmend.records.history import Event, History
 from gradmend.registry import Case, limit, rule
 from gradmend.theory.wiring import standing
 
@@ -47,7 +47,7 @@ def excessive_dropout(history: History, limits: Limits) -> Iterator[Finding]:
         power, 9 at p = 0.9 and 99 at 0.99, and most gradients are exactly zero.
 
     How it is measured:
-        The module's own p.
+        The module's own p, or the argument of a call of ``torch.nn.functional.dropout``.
 
     Silent when:
         p is below 0.9, or the module is in evaluation mode.
@@ -68,9 +68,9 @@ def excessive_dropout(history: History, limits: Limits) -> Iterator[Finding]:
         code="ACT201",
         name="excessive-dropout",
         severity=Severity.ERROR if p >= limits.error_p else Severity.WARNING,
-        modules=tuple(event.where for event, _ in guilty),
+        modules=tuple(dict.fromkeys(filter(None, (_module(event) for event, _ in guilty)))),
         summary=(
-            f"{worst.where} drops {p:.0%} of its units and scales the rest"
+            f"{worst.where or 'the model'} drops {p:.0%} of its units and scales the rest"
             f" {_scale(p)}: p is the probability of dropping, not of keeping"
         ),
         evidence=(
@@ -79,7 +79,7 @@ def excessive_dropout(history: History, limits: Limits) -> Iterator[Finding]:
                 observed=p,
                 limit=limits.p,
                 unit="probability",
-                module=worst.where,
+                module=_module(worst),
                 step=history.step,
             ),
         ),
@@ -87,6 +87,11 @@ def excessive_dropout(history: History, limits: Limits) -> Iterator[Finding]:
         explains=("loss-plateau", "vanishing-gradient", "stalled-layers", "oscillating-loss"),
         exculpation="a smaller p",
     )
+
+
+def _module(event: Event) -> str:
+    """The module that drops; of a call of a function, the one that calls it."""
+    return event.where.rpartition(":")[0] if event.facts.get("function") else event.where
 
 
 def _scale(p: float) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import History
 from gradmend.registry import Case, limit, rule
-from gradmend.theory.wiring import fact, no_loss_falls, owners
+from gradmend.theory import windows
+from gradmend.theory.wiring import fact, owners
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Limits:
     share: float = limit(
         0.5,
         unit="share of weight matrices",
-        source="half of the optimizer's weight matrices, so that one frozen table of embeddings or "
+        source="half of the model's weight matrices, so that one frozen table of embeddings or "
         "positions is no accident",
     )
 
@@ -39,18 +40,17 @@ class Limits:
     ],
 )
 def frozen_parameters(history: History, limits: Limits) -> Iterator[Finding]:
-    """Parameters that an optimizer holds, that need no gradient, in a run that does not learn.
+    """Parameters that need no gradient, in a run that does not learn without them.
 
     What it finds:
-        Optimizers that were given weight matrices with ``requires_grad=False``: half of theirs or
-        more, in front of the first trainable one, while no loss falls.
+        Models half of whose weight matrices or more have ``requires_grad=False`` and lie in front
+        of the first trainable one, while no loss falls by a twentieth.
 
     Why it matters:
-        The layers that are left cannot do it alone; and who hands frozen parameters to an
-        optimizer may not know that they are.
+        The layers that are left cannot do it alone: a head on features that were never trained.
 
     How it is measured:
-        ``requires_grad`` and parameter groups now; the loss now against its beginning, by ranks.
+        ``requires_grad`` and parameter groups now; the loss now against its beginning.
 
     Silent when:
         The loss falls: then it is tuning on purpose. Trainable layers lie in front (adapters).
@@ -61,12 +61,17 @@ def frozen_parameters(history: History, limits: Limits) -> Iterator[Finding]:
         PyTorch's transfer learning tutorial freezes the same way, on purpose.
     """
     table = history["gradient"]
-    if not len(table) or not no_loss_falls(history):
+    if not len(table) or windows.learned(history) is not False:
         return
     owner, trainable = owners(table), fact(table, "trainable")
     matrix = np.array([len(c.shape) > 1 for c in table.columns], dtype=np.bool_)
+    # Filtered out before the optimizer was built: of the models that it trains.
+    several = len(history.run.models) > 1
+    roots = np.array([c.name.partition(".")[0] if several else "" for c in table.columns])
+    loose = (owner < 0) & ~trainable & fact(table, "registered")
     for optimizer, column in enumerate(history["step"].columns):
-        mine = np.flatnonzero((owner == optimizer) & matrix)
+        held = owner == optimizer
+        mine = np.flatnonzero((held | (loose & np.isin(roots, roots[held]))) & matrix)
         free = mine[trainable[mine]]
         frozen = mine[~trainable[mine]]
         early = frozen[frozen < free[0]] if len(free) else frozen
@@ -84,7 +89,7 @@ def frozen_parameters(history: History, limits: Limits) -> Iterator[Finding]:
             modules=tuple(dict.fromkeys(c.module for c in columns)),
             source=columns[0].source,
             summary=(
-                f"{len(early)} of the {len(mine)} weight matrices of {column.name} are frozen,"
+                f"{len(early)} of the {len(mine)} weight matrices under {column.name} are frozen,"
                 f" {columns[0].name} first, and the loss does not fall: set requires_grad if they"
                 " are to learn"
             ),

@@ -48,7 +48,7 @@ def gain_unlike_theory(trace: Trace, limits: Limits) -> Iterator[Finding]:
     What it finds:
         Linear maps through which the gradient grows or shrinks quite otherwise than it would
         through independent weights of the same size: weights all equal, of rank one, or trained
-        into a direction that the gradient avoids.
+        into a direction that the gradient avoids. A symptom: it ranks below every cause.
 
     Why it matters:
         Initialisation, clipping and learning rates are chosen by the size of weights. Where size
@@ -100,4 +100,5 @@ def gain_unlike_theory(trace: Trace, limits: Limits) -> Iterator[Finding]:
         weight=worst,
         explains=("vanishing-gradient", "exploding-gradient"),
         exculpation="a gain within a decade of theory",
+        symptom=True,
     )

@@ -9,8 +9,10 @@ import numpy as np
 
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import History
+from gradmend.records.trace import Trace
 from gradmend.registry import Case, limit, rule
 from gradmend.theory import windows
+from gradmend.theory.repeated import repeated_modules
 
 
 @dataclass(frozen=True)
@@ -30,48 +32,32 @@ class Limits:
     )
 
 
-@rule(
-    code="REC222",
-    limits=Limits,
-    fires_on=[Case.of("long_memory", cell="relu", gain=3.0)],
-    silent_on=[
-        Case.of("long_memory", cell="lstm"),
-        Case.of("long_memory", cell="tanh", gain=1.0),
-        Case.of("long_memory", cell="tanh", gain=0.3),
-    ],
+_EXPLAINS = (
+    "exploding-gradient",
+    "init-gain-too-large",
+    "residual-growth",
+    "loss-plateau",
+    "loss-spike",
+    "diverging-loss",
+    "update-norm-spike",
+    "clip-too-tight",
+    "non-finite-value",
 )
-def gradient_grown_through_time(history: History, limits: Limits) -> Iterator[Finding]:
-    """Recurrent layers whose gradient grows on its way back through time.
 
-    What it finds:
-        Recurrent layers in which dL/dh is three decades larger at the first time step than at the
-        last, lastingly.
 
-    Why it matters:
-        The step is decided by the first time steps alone; clipping keeps it finite and throws
-        away everything else, and without it one sequence is enough for NaN.
-
-    How it is measured:
-        The size of dL/dh_t by time step, a low rank over the recent window.
-
-    Silent when:
-        It grows less; single sequences make it spike.
-
-    References:
-        Pascanu, Mikolov, Bengio 2013; pytorch/pytorch#2623.
-    """
+def _live(history: History, limits: Limits) -> Iterator[Finding]:
     table = history["recurrence"]
     if not len(table):
         return
-    span = windows.lasting(table, "log10_span", 0.25)
+    span = windows.lasting(table, "log10_span", 0.25, fewest=windows.FEW)
     span = np.where(np.isposinf(span), 99.0, span)
     guilty = np.flatnonzero(span >= limits.span)
     if not len(guilty):
         return
     worst = int(guilty[np.argmax(span[guilty])])
     column, decades = table.columns[worst], float(span[worst])
-    radius = windows.lasting(table, "spectral_radius")[worst]
-    gain = windows.lasting(table, "log10_gain")[worst]
+    radius = windows.lasting(table, "spectral_radius", fewest=windows.FEW)[worst]
+    gain = windows.lasting(table, "log10_gain", fewest=windows.FEW)[worst]
     yield Finding(
         code="REC222",
         name="gradient-grown-through-time",
@@ -99,14 +85,74 @@ def gradient_grown_through_time(history: History, limits: Limits) -> Iterator[Fi
             ),
         ),
         weight=min(decades, 12.0),
-        explains=(
-            "exploding-gradient",
-            "loss-plateau",
-            "loss-spike",
-            "diverging-loss",
-            "update-norm-spike",
-            "clip-too-tight",
-            "non-finite-value",
-        ),
+        explains=_EXPLAINS,
         exculpation="less growth",
     )
+
+
+@rule(
+    code="REC222",
+    limits=Limits,
+    fires_on=[Case.of("unrolled", gain=3.0, activation="relu")],
+    silent_on=[
+        Case.of("unrolled"),
+        Case.of("unrolled", gain=0.2),
+        Case.of("recurrent"),
+        Case.of("shared"),
+    ],
+    live=_live,
+    live_fires_on=[Case.of("long_memory", cell="relu", gain=3.0)],
+    live_silent_on=[
+        Case.of("long_memory", cell="lstm"),
+        Case.of("long_memory", cell="tanh", gain=1.0),
+        Case.of("long_memory", cell="tanh", gain=0.3),
+    ],
+)
+def gradient_grown_through_time(trace: Trace, limits: Limits) -> Iterator[Finding]:
+    """Recurrent layers whose gradient grows on its way back through time.
+
+    What it finds:
+        Recurrent layers in which dL/dh is three decades larger at the first time step than at the
+        last, lastingly.
+
+    Why it matters:
+        The step is decided by the first time steps alone; clipping keeps it finite and throws
+        away everything else, and without it one sequence is enough for NaN.
+
+    How it is measured:
+        The size of dL/dh_t by time step, a low rank over the recent window. In one look at modules
+        that a loop calls again and again.
+
+    Silent when:
+        It grows less; single sequences make it spike.
+
+    References:
+        Pascanu, Mikolov, Bengio 2013; pytorch/pytorch#2623.
+    """
+    for found in repeated_modules(trace):
+        if not found.span >= limits.span:
+            continue
+        yield Finding(
+            code="REC222",
+            name="gradient-grown-through-time",
+            severity=Severity.ERROR if found.span >= limits.error_span else Severity.WARNING,
+            modules=(found.module,),
+            source=found.source,
+            summary=(
+                f"the gradient of {found.module or 'the model'} grows"
+                f" {windows.times(found.per_call):.2g} times at each of its"
+                f" {len(found.log10_grad)} calls back, {found.span:.1f} decades in all"
+            ),
+            evidence=(
+                Evidence(
+                    quantity="decades over the calls",
+                    observed=found.span,
+                    limit=limits.span,
+                    unit="decades",
+                    module=found.module,
+                ),
+            ),
+            weight=min(found.span, 12.0),
+            explains=_EXPLAINS,
+            exculpation="less growth",
+        )

@@ -9,8 +9,10 @@ import numpy as np
 
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import History
+from gradmend.records.trace import Trace
 from gradmend.registry import Case, limit, rule
 from gradmend.theory import windows
+from gradmend.theory.repeated import repeated_modules
 
 
 @dataclass(frozen=True)
@@ -23,56 +25,33 @@ class Limits:
         source="of the gradient's size from the last time step to the first: chosen above the 5.1 "
         "decades that still train in microsoft/CNTK#476, since the weights are shared over time",
     )
+    horizon: float = limit(
+        1.0,
+        unit="time steps",
+        source="until 1/e of the gradient is left, below which the recurrence is switched off "
+        "before training: torch's defaults have 1.8 (RNN: spectral radius 0.58) and 1.4 (LSTM: a "
+        "gate half open), and train where the end of a sequence matters",
+    )
 
 
-@rule(
-    code="REC221",
-    limits=Limits,
-    fires_on=[
-        Case.of("long_memory", cell="tanh", gain=0.3),
-        Case.of("long_memory", cell="lstm", forget=0.0),
-    ],
-    silent_on=[
-        Case.of("long_memory", cell="lstm"),
-        Case.of("long_memory", cell="tanh", gain=1.0),
-        Case.of("long_memory", cell="relu", gain=3.0),
-    ],
-)
-def gradient_lost_through_time(history: History, limits: Limits) -> Iterator[Finding]:
-    """Recurrent layers whose gradient does not reach the first time steps.
-
-    What it finds:
-        Recurrent layers in which dL/dh is four decades smaller at the first time step than at the
-        last, in a run that has not learned.
-
-    Why it matters:
-        What was said at the beginning of the sequence cannot be learned to matter at its end: only
-        the last steps, as many as the horizon, teach the layer anything.
-
-    How it is measured:
-        The size of dL/dh_t by time step, and the slope of its logarithm; the horizon is the number
-        of steps back until 1/e is left.
-
-    Silent when:
-        The loss falls: the sequence's end may be all that matters; losses at every time step
-        reach all of them.
-
-    References:
-        Hochreiter 1991; Bengio, Simard, Frasconi 1994; Jozefowicz et al. 2015 (forget bias of 1).
-    """
+def _live(history: History, limits: Limits) -> Iterator[Finding]:
     table = history["recurrence"]
-    if not len(table) or windows.learned(history) is not False:
+    rehearsal = history.run.rehearsal
+    if not len(table) or (not rehearsal and windows.learned(history) is not False):
         return
-    span = windows.lasting(table, "log10_span", 0.75)
+    span = windows.lasting(table, "log10_span", 0.75, fewest=windows.FEW)
     span = np.where(np.isneginf(span), -99.0, span)
-    guilty = np.flatnonzero(span <= limits.span)
+    lost = span <= limits.span
+    if rehearsal:  # whether the beginning matters cannot be known yet: only what nobody wants
+        lost &= windows.lasting(table, "horizon", 0.75) < limits.horizon
+    guilty = np.flatnonzero(lost)
     if not len(guilty):
         return
     worst = int(guilty[np.argmin(span[guilty])])
     column = table.columns[worst]
-    horizon = windows.lasting(table, "horizon")[worst]
-    forget = windows.lasting(table, "forget_gate")[worst]
-    radius = windows.lasting(table, "spectral_radius")[worst]
+    horizon = windows.lasting(table, "horizon", fewest=windows.FEW)[worst]
+    forget = windows.lasting(table, "forget_gate", fewest=windows.FEW)[worst]
+    radius = windows.lasting(table, "spectral_radius", fewest=windows.FEW)[worst]
     why = ""
     if np.isfinite(forget):
         why = f"; its forget gate is {forget:.0%} open"
@@ -82,7 +61,7 @@ def gradient_lost_through_time(history: History, limits: Limits) -> Iterator[Fin
     yield Finding(
         code="REC221",
         name="gradient-lost-through-time",
-        severity=Severity.ERROR,
+        severity=Severity.WARNING if rehearsal else Severity.ERROR,
         modules=tuple(dict.fromkeys(table.columns[i].module for i in guilty)),
         source=column.source,
         summary=(
@@ -103,3 +82,83 @@ def gradient_lost_through_time(history: History, limits: Limits) -> Iterator[Fin
         explains=("loss-plateau", "vanishing-gradient", "stalled-layers"),
         exculpation="fewer decades, or a loss that falls",
     )
+
+
+@rule(
+    code="REC221",
+    limits=Limits,
+    fires_on=[Case.of("unrolled", gain=0.2)],
+    silent_on=[
+        Case.of("unrolled"),
+        Case.of("unrolled", gain=0.6),
+        Case.of("unrolled", gain=3.0, activation="relu"),
+        Case.of("recurrent"),
+        Case.of("shared"),
+    ],
+    live=_live,
+    live_fires_on=[
+        Case.of("long_memory", cell="tanh", gain=0.3),
+        Case.of("long_memory", cell="lstm", forget=0.0),
+    ],
+    live_silent_on=[
+        Case.of("long_memory", cell="lstm"),
+        Case.of("long_memory", cell="tanh", gain=1.0),
+        Case.of("long_memory", cell="relu", gain=3.0),
+    ],
+)
+def gradient_lost_through_time(trace: Trace, limits: Limits) -> Iterator[Finding]:
+    """Recurrent layers whose gradient does not reach the first time steps.
+
+    What it finds:
+        Recurrent layers in which dL/dh is four decades smaller at the first time step than at the
+        last, in a run that has not learned.
+
+    Why it matters:
+        What was said at the beginning of the sequence cannot be learned to matter at its end: only
+        the last steps, as many as the horizon, teach the layer anything.
+
+    How it is measured:
+        The size of dL/dh_t by time step, and the slope of its logarithm; the horizon is the number
+        of steps back until 1/e is left. In one look also at modules that a loop calls again and
+        again (cells and layers of a recurrence written by hand). Before training a recurrence is
+        convicted only when it is switched off: a horizon below one step.
+
+    Silent when:
+        The loss falls: the sequence's end may be all that matters; losses at every time step
+        reach all of them.
+
+    References:
+        Hochreiter 1991; Bengio, Simard, Frasconi 1994; Jozefowicz et al. 2015 (forget bias of 1).
+    """
+    for found in repeated_modules(trace):
+        if trace.run.step or not found.span <= limits.span or not found.horizon < limits.horizon:
+            continue
+        yield Finding(
+            code="REC221",
+            name="gradient-lost-through-time",
+            severity=Severity.WARNING,
+            modules=(found.module,),
+            source=found.source,
+            summary=(
+                f"the gradient of {found.module or 'the model'} loses {-found.per_call:.2g} decades"
+                f" at each of its {len(found.log10_grad)} calls back, {-found.span:.0f} in all: it"
+                " remembers less than one step"
+            ),
+            evidence=(
+                Evidence(
+                    quantity="time steps until 1/e of the gradient is left",
+                    observed=found.horizon,
+                    limit=limits.horizon,
+                    unit="time steps",
+                    module=found.module,
+                ),
+            ),
+            weight=min(-found.span, 12.0),
+            explains=(
+                "loss-plateau",
+                "vanishing-gradient",
+                "stalled-layers",
+                "init-gain-too-small",
+            ),
+            exculpation="a horizon of one step and more",
+        )

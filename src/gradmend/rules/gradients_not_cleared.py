@@ -91,6 +91,13 @@ def gradients_not_cleared(history: History, limits: Limits) -> Iterator[Finding]
                 "learning-rate-too-high",
                 "loss-plateau",
                 "non-finite-value",
+                "dead-relu",
+                "saturated-activation",
+                "saturated-attention",
+                "init-gain-too-large",
+                "collapsed-signal",
+                "vanishing-gradient",
+                "stalled-layers",
             ),
             exculpation="zero_grad() before each backward that begins a new step",
         )

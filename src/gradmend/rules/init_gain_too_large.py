@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from gradmend.records.finding import Evidence, Finding, Severity
-from gradmend.records.trace import Operation, Trace
+from gradmend.records.history import History
+from gradmend.records.trace import ActivationFacts, Operation, Trace
 from gradmend.registry import Case, limit, rule
+from gradmend.theory import windows
+from gradmend.theory.activations import KNOWN, activation
+from gradmend.theory.guessing import (
+    first_loss,
+    last_loss,
+    loss_beside_wide_outputs,
+    loss_of_a_guess,
+    loss_over_guess,
+)
 from gradmend.theory.reference_gain import gain_range
 
 
@@ -33,6 +46,131 @@ class Limits:
         source="half of a layer on its flats: SageMaker Debugger SaturatedActivation, "
         "DeepDiagnosis (Wardat et al. 2022)",
     )
+    readout_gain: float = limit(
+        3.0,
+        unit="1",
+        source="sigma_w of the layer that makes the logits: He's 1.41 and LeCun's 1 are usual, and "
+        "an untrained net has nothing to be sure of",
+    )
+    loss_over_chance: float = limit(
+        3.0,
+        unit="1",
+        source="first loss over ln(classes), below which it is no rule's business: makemore part 3 "
+        "has 27 over 3.3, an untrained net 1.0 to 1.4 in our healthy trainings",
+    )
+    logits: float = limit(
+        5.0,
+        unit="1",
+        source="standard deviation of the first logits: the largest of ten normal ones is 1.54 "
+        "deviations, which is 3.3 ln(10); tells a summed loss from a sure one",
+    )
+    alone: float = limit(
+        0.5,
+        unit="share",
+        source="of the excess, by which one layer is named before all others: more than all of "
+        "them together",
+    )
+    product: float = limit(
+        1.5,
+        unit="decades",
+        source="by which gains exceed what they should be, all together, and the signal with them, "
+        "where no norm takes it back. A rectified net's other layers then have gradients 30 times "
+        "larger, and the rate that suits one suits no other: our choice; no usual scheme reaches a "
+        "third of it",
+    )
+    left: float = limit(
+        0.9,
+        unit="1",
+        source="of the loss of a guess, below which a run has learned something (our choice)",
+    )
+
+
+_EXPLAINS = (
+    "exploding-gradient",
+    "saturated-activation",
+    "dead-relu",
+    "collapsed-signal",
+    "vanishing-gradient",
+    "depth-without-skip",
+    "uncentred-activation",
+    "attenuating-activation",
+    "non-finite-value",
+    "exponential-overflow",
+    "half-precision-overflow",
+    "logarithm-of-zero",
+    "division-by-zero",
+    "learning-rate-too-high",
+    "diverging-loss",
+    "loss-spike",
+    "update-norm-spike",
+    "oscillating-loss",
+    "loss-plateau",
+    "stalled-layers",
+)
+
+
+def _live(history: History, limits: Limits) -> Iterator[Finding]:
+    """A classifier that begins far above a guess, by weights that were large at the beginning."""
+    table = history["update"]
+    first, guess = first_loss(history), loss_beside_wide_outputs(history, limits.logits)
+    if guess is None:
+        guess = _of_large_logits(history, limits)
+    if guess is None or first is None or not first >= limits.loss_over_chance * guess:
+        return
+    if windows.learned(history) and last_loss(history) <= limits.left * guess:
+        return
+    at = windows.matrices(table.columns)
+    begin = table.first("log10_weight")
+    looked_up = {c.module for c in history["output"].columns if c.kind.startswith("Embedding")}
+    gains = {}
+    for i in at:
+        if table.columns[i].module in looked_up:
+            continue  # a row is looked up, and not summed
+        shape = table.columns[i].shape
+        gain = float(begin[i]) + 0.5 * math.log10(math.prod(shape[1:]))
+        if table.columns[i].order >= 0 and gain >= math.log10(limits.ratio * limits.readout_gain):
+            gains[int(i)] = gain - math.log10(limits.readout_gain)
+    if not gains:
+        return
+    worst = max(gains, key=lambda i: gains[i])
+    which = list(gains)
+    if gains[worst] > limits.alone * sum(gains.values()):
+        which.sort(key=lambda i: i != worst)
+    yield Finding(
+        code="INI102",
+        name="init-gain-too-large",
+        severity=Severity.ERROR,
+        modules=tuple(dict.fromkeys(table.columns[i].module for i in which)),
+        source=table.columns[which[0]].source,
+        summary=(
+            f"{len(gains)} layer(s) start with weight gain up to"
+            f" {windows.times(gains[worst]) * limits.readout_gain:.3g}, where 1 to 2 is usual: the"
+            f" first loss is {first:.3g}, and that of a guess {guess:.3g}"
+        ),
+        evidence=(
+            Evidence(
+                quantity="first loss, beside that of a guess",
+                observed=first,
+                limit=guess,
+                unit="nats",
+            ),
+        ),
+        weight=sum(gains.values()),
+        explains=_EXPLAINS,
+        exculpation="a loss that has fallen below that of a guess",
+    )
+
+
+def _of_large_logits(history: History, limits: Limits) -> float | None:
+    """ln(classes), where the last module's first outputs are large."""
+    outputs = history["output"]
+    logits = outputs.first("log10_rms")
+    known = np.flatnonzero(~np.isnan(logits))
+    if not len(known):
+        return None
+    last = max(known, key=lambda i: outputs.columns[i].order)
+    wide = bool(logits[last] >= math.log10(limits.logits))
+    return loss_of_a_guess(history) if wide else None
 
 
 @rule(
@@ -45,21 +183,29 @@ class Limits:
         Case.of(
             "mlp", depth=8, activation="relu", init="normal", gain=1.4, bad_layer=3, bad_gain=1e5
         ),
+        Case.of("loud_logits", std=5.0),
     ],
     silent_on=[
+        Case.of("loud_logits"),
+        Case.of("loud_logits", std=1e-4),
         Case.of("mlp", depth=8, activation="tanh", init="normal", gain=1.0),
         Case.of("mlp", depth=4, activation="tanh", init="normal", gain=1.667),
         Case.of("mlp", depth=24, activation="relu", init="normal", gain=1.414),
         Case.of("mlp", depth=3, activation="tanh", scale=100.0),
         Case.of("mlp", depth=100, activation="sigmoid"),
     ],
+    live=_live,
+    live_fires_on=[Case.of("relu_stack", gain=10.0)],
+    live_silent_on=[Case.of("relu_stack"), Case.of("perceptron"), Case.of("convolutions")],
 )
 def init_gain_too_large(trace: Trace, limits: Limits) -> Iterator[Finding]:
     """Weights initialised too large for the activation they feed.
 
     What it finds:
         Layers whose weight gain is far above the critical one, where that shows: the gradient
-        or the signal grows by decades, or a bounded activation works on its flats.
+        or the signal grows by decades, a bounded activation works on its flats, or a classifier
+        begins far surer, and wronger, than a guess. The layer that makes the logits is among
+        them.
 
     Why it matters:
         With unbounded activations chi > 1 multiplies the gradient at every layer until it
@@ -68,54 +214,69 @@ def init_gain_too_large(trace: Trace, limits: Limits) -> Iterator[Finding]:
 
     How it is measured:
         sigma_w against the largest critical gain of the activation; and, to convict, decades
-        gained in the ledger, growth of the signal, or the share of entries with |phi'| below 5 %
-        of its steepest value.
+        gained in the ledger, growth of the signal, the share of entries with |phi'| below 5 %
+        of its steepest value, or the first cross entropy over ln(classes); in a run
+        the latter, beside the weights as they were before the first step.
 
     Silent when:
         Nothing grows and nothing saturates: a large gain that the next layer, a norm or a skip
-        absorbs is nobody's trouble. Inputs that saturate the first layer are unscaled-input.
+        absorbs is nobody's trouble. Inputs that saturate the first layer are unscaled-input. In
+        a look after training steps.
 
     References:
         Glorot and Bengio 2010; Poole et al. 2016; Pennington, Schoenholz, Ganguli 2017. The
         makemore lecture (Karpathy) shows the saturated case.
     """
-    pairs = []
-    for weights, act in trace.pairs():
-        assert weights.weights is not None and act.activation is not None
-        critical = gain_range(act.activation.function)
-        if critical is not None and weights.share > 0:
-            pairs.append((weights, act, weights.weights.sigma_w / critical[1]))
-    large = [pair for pair in pairs if pair[2] > limits.ratio]
+    if trace.run.step:
+        return  # trained weights are no initialisation
+    large = [
+        (weights, act, ratio)
+        for weights, act, ratio in _gains(trace, limits)
+        if ratio > limits.ratio
+    ]
     if not large:
         return
     total = trace.total_decades or 0.0
     growth = max(total, -(trace.signal_lost or 0.0))
+    chance = loss_over_guess(trace, limits.logits)
     flat = [
-        (weights, act)
+        weights
         for weights, act, _ in large
-        if act.activation is not None
-        and act.activation.steepest_slope is not None
-        and act.activation.flat_share > limits.flat_share
+        if act is not None
+        and act.function in KNOWN
+        and activation(act.function).bounded
+        and act.flat_share > limits.flat_share
         and _fed_by_a_layer(trace, weights)
     ]
-    if not growth >= limits.decades and len(flat) < max(1, len(large) // 2):
+    excess = sum(math.log10(r) for _, _, r in large)
+    grows, sure = growth >= limits.decades, chance >= limits.loss_over_chance
+    told = [r for w, _, r in large if w.share > 0.99 and not _taken_back(trace, w)]
+    product = sum(math.log10(r) for r in told)
+    loud = product >= limits.product and _loudest(trace) >= limits.logits
+    if not (grows or sure or loud) and len(flat) < max(1, len(large) // 2):
         return
-    weights, act, ratio = max(large, key=lambda pair: pair[2])
-    assert weights.weights is not None and act.activation is not None
-    shown = (
-        f"{growth:.1f} decades of growth"
-        if growth >= limits.decades
-        else f"{len(flat)} layers on their flats"
-    )
+    weights, act, ratio = max(large, key=lambda item: item[2])
+    if math.log10(ratio) > limits.alone * excess:
+        large.sort(key=lambda item: item[0] is not weights)  # one place does it: named first
+    assert weights.weights is not None
+    if grows:
+        shown = f"{growth:.1f} decades of growth"
+    elif sure:
+        shown = f"the first loss is {chance:.3g} times that of a guess"
+    elif loud:
+        shown = f"together {10.0 ** min(product, 300.0):.3g} times, which no norm takes back"
+    else:
+        shown = f"{len(flat)} layers on their flats"
+    needs = act.function if act is not None else "a layer of logits"
     yield Finding(
         code="INI102",
         name="init-gain-too-large",
         severity=Severity.ERROR,
         modules=tuple(dict.fromkeys(w.module for w, _, _ in large)),
-        source=weights.source,
+        source=large[0][0].source,
         summary=(
             f"{len(large)} layer(s) start with weight gain up to {weights.weights.sigma_w:.3g},"
-            f" {ratio:.2g} times what {act.activation.function} needs: {shown}"
+            f" {ratio:.2g} times what {needs} needs: {shown}"
         ),
         evidence=(
             Evidence(
@@ -130,17 +291,53 @@ def init_gain_too_large(trace: Trace, limits: Limits) -> Iterator[Finding]:
                 limit=limits.decades,
                 unit="decades",
             ),
+            *(
+                (
+                    Evidence(
+                        quantity="first loss, beside that of a guess",
+                        observed=trace.run.loss or 0.0,
+                        limit=(trace.run.loss or 0.0) / chance,
+                        unit="nats",
+                    ),
+                )
+                if chance > 0
+                else ()
+            ),
         ),
-        weight=max(growth, float(len(flat))),
-        explains=(
-            "exploding-gradient",
-            "saturated-activation",
-            "dead-relu",
-            "collapsed-signal",
-            "vanishing-gradient",
-            "depth-without-skip",
-        ),
+        weight=max(growth, float(len(flat)), excess),
+        explains=_EXPLAINS,
         exculpation="neither growth nor saturation",
+    )
+
+
+def _gains(
+    trace: Trace, limits: Limits
+) -> Iterator[tuple[Operation, ActivationFacts | None, float]]:
+    """Each linear map, the activation it feeds, and its gain over the largest sensible one."""
+    for weights, act in trace.pairs():
+        assert weights.weights is not None and act.activation is not None
+        critical = gain_range(act.activation.function)
+        if critical is not None and weights.share > 0:
+            yield weights, act.activation, weights.weights.sigma_w / critical[1]
+    last = trace.weights[-1] if trace.weights else None
+    if last is not None and last.weights is not None and last.share > 0.99:
+        behind = trace.operations[last.id + 1 :]
+        if not any(op.activation or op.cause == "normalisation" for op in behind):
+            yield last, None, last.weights.sigma_w / limits.readout_gain
+
+
+def _taken_back(trace: Trace, weights: Operation) -> bool:
+    """Whether a normalisation that all of the gradient passes stands behind a layer."""
+    return any(
+        op.cause == "normalisation" and op.share > 0.98 for op in trace.operations[weights.id :]
+    )
+
+
+def _loudest(trace: Trace) -> float:
+    """Root mean square of the largest output of a linear map on the trunk."""
+    return max(
+        (math.sqrt(op.signal.mean_square) for op in trace.weights if op.signal and op.share > 0.99),
+        default=0.0,
     )
 
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradmend.records.finding import Evidence, Finding, Severity
+from gradmend.records.request import Request
 from gradmend.records.trace import Trace
 from gradmend.registry import Case, limit, rule
+from gradmend.theory.recovery import few_steps, recovers
 from gradmend.theory.reference_gain import gain_range
 
 
@@ -26,6 +28,12 @@ class Limits:
         4.0,
         unit="decades",
         source="as for attenuating-activation: AutoTrainer's 1e-3 and one decade of margin",
+    )
+    alone: float = limit(
+        0.5,
+        unit="share",
+        source="of the shortfall, by which one layer is named before all others: more than all of "
+        "them together",
     )
     error_decades: float = limit(
         5.5,
@@ -55,7 +63,7 @@ class Limits:
         Case.of("mlp", depth=8, activation="tanh", init="normal", gain=12.0),
     ],
 )
-def init_gain_too_small(trace: Trace, limits: Limits) -> Iterator[Finding]:
+def init_gain_too_small(trace: Trace, limits: Limits) -> Iterator[Finding | Request]:
     """Weights initialised too small for the activation they feed.
 
     What it finds:
@@ -75,15 +83,17 @@ def init_gain_too_small(trace: Trace, limits: Limits) -> Iterator[Finding]:
 
     Silent when:
         The gradient arrives (normalisation, skips, few layers), or theory does not know the
-        activation.
+        activation; a loss below 5.5 decades that a few training steps bring back while the loss
+        falls. In a look after training steps: weights that have become small were not
+        initialised so.
 
     References:
         Glorot and Bengio 2010; He et al. 2015; Poole et al. 2016 (sigma_w, q map); Schoenholz
         et al. 2017 (chi, criticality). torch's default: pytorch/pytorch#15314.
     """
     total = trace.total_decades
-    if total is None or not total <= -limits.warning_decades:  # NaN convicts nobody
-        return
+    if trace.run.step or total is None or not total <= -limits.warning_decades:
+        return  # trained weights are no initialisation, and NaN convicts nobody
     guilty, ratios, functions = [], [], []
     pairs = list(trace.pairs())
     for weights, act in pairs:
@@ -101,7 +111,18 @@ def init_gain_too_small(trace: Trace, limits: Limits) -> Iterator[Finding]:
     )
     if not guilty or (shortfall < 0.25 * -total and all(r > 0 for r in ratios)):
         return
+    if -total < limits.error_decades:  # such a loss a few steps may mend
+        mended = recovers(
+            trace, lambda after: -(after.total_decades or 0.0), limits.warning_decades
+        )
+        if mended:
+            return
+        if mended is None:
+            yield few_steps("INI101", "init-gain-too-small", "the gradient")
     worst = min(zip(ratios, guilty, strict=True), key=lambda pair: pair[0])
+    alone = -max(math.log10(worst[0]), -30.0) * worst[1].share if worst[0] > 0 else math.inf
+    if alone > limits.alone * shortfall or not worst[0] > 0:
+        guilty.sort(key=lambda op: op is not worst[1])  # one place does it: named first
     function = max(set(functions), key=functions.count)
     critical = gain_range(function)
     assert critical is not None and worst[1].weights is not None

@@ -34,6 +34,12 @@ class Limits:
         unit="decades",
         source="log10 of update over weight of one step: as large as the weights themselves",
     )
+    growth: float = limit(
+        1.0,
+        unit="decades",
+        source="of the typical weight matrix within the first rows, with nothing learned: between "
+        "two rows ten steps apart at least one step was then a quarter of the weights",
+    )
 
 
 @rule(
@@ -63,7 +69,9 @@ def learning_rate_too_high(history: History, limits: Limits) -> Iterator[Finding
 
     How it is measured:
         log10 of update over weight, the median over the matrices of an optimizer, over the recent
-        window and at its largest; the loss's medians and the correlation of its neighbours.
+        window and at its largest; how far the weights have grown since the beginning, as the one
+        step that did it may lie between two rows; the loss's medians and the correlation of its
+        neighbours.
 
     Silent when:
         The loss has fallen. Weights that began at zero, as in adapters, take large relative steps
@@ -95,6 +103,8 @@ def learning_rate_too_high(history: History, limits: Limits) -> Iterator[Finding
         number, ratio = huge
         changed = f"{windows.times(ratio):.2g} of its size"
         words = f"step {number} changed the typical weight matrix by {changed}"
+    elif (grown := _growth(history)) >= limits.growth and (course is not None or _broke(history)):
+        words = f"the steps made the typical weight matrix {windows.times(grown):.3g} times larger"
     elif course is not None and _swings(course, limits):
         words = "the loss swings from side to side"
     elif course is not None and _grows_smoothly(course):
@@ -135,10 +145,16 @@ def learning_rate_too_high(history: History, limits: Limits) -> Iterator[Finding
             "saturated-activation",
             "vanishing-gradient",
             "non-finite-value",
+            "exponential-overflow",
+            "half-precision-overflow",
+            "logarithm-of-zero",
+            "division-by-zero",
             "update-norm-spike",
             "saturated-attention",
             "attention-logit-growth",
             "stalled-layers",
+            "collapsed-signal",
+            "weight-collapse",
         ),
         exculpation="a loss that falls",
     )
@@ -160,6 +176,20 @@ def _huge_step(history: History, typical: Floats, limits: Limits) -> tuple[int, 
                 return None  # a bad batch, not the rate
             break
     return number, float(typical[row])
+
+
+def _growth(history: History) -> float:
+    """Decades by which the typical weight matrix has grown within the first rows."""
+    table = history["update"]
+    at = windows.matrices(table.columns)
+    if not len(table) or not len(at):
+        return 0.0
+    # Later growth may be a bad batch's, or slow.
+    begin, now = table.first("log10_weight")[at], windows.early(table, "log10_weight")[at]
+    known = (begin > -6.0) & np.isfinite(now)  # what begins at zero grows without end
+    if not known.any():
+        return 0.0
+    return float(np.median(now[known] - begin[known]))
 
 
 def _broke(history: History) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import History
 from gradmend.registry import Case, limit, rule
-from gradmend.theory import windows
+from gradmend.theory import guessing, targets, windows
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,11 @@ class Limits:
         unit="1",
         source="fall since the beginning over the first losses' size; a language model's first "
         "hundred steps take 20 %",
+    )
+    guess: float = limit(
+        0.97,
+        unit="1",
+        source="loss over that of a guess: a classifier's 2 % are noise over a hundred batches",
     )
     noise: float = limit(
         0.3,
@@ -46,14 +51,16 @@ def loss_plateau(history: History, limits: Limits) -> Iterator[Finding]:
     """Loss that has not fallen since the beginning.
 
     What it finds:
-        Runs of a hundred measured losses and more whose loss is what it was. A note and a
-        symptom: any cause that is found explains it, and without one it says so.
+        Runs of a hundred measured losses and more whose loss is what it was. A symptom: any cause
+        that is found explains it, and without one it says so. A note, or a warning where the loss
+        is no better than that of a guess.
 
     Why it matters:
         A run that learns nothing costs what one that learns costs.
 
     How it is measured:
-        Medians of the first and of the recent losses, against their noise.
+        Medians of the first and of the recent losses, against their noise; a guess costs the log
+        of the number of classes, or the variance of the targets.
 
     Silent when:
         The loss has fallen at any time, as in a run that has converged; its noise is as large as
@@ -79,7 +86,7 @@ def loss_plateau(history: History, limits: Limits) -> Iterator[Finding]:
     yield Finding(
         code="LOS223",
         name="loss-plateau",
-        severity=Severity.NOTE,
+        severity=Severity.WARNING if _is_a_guess(history, course.last, limits) else Severity.NOTE,
         modules=(),
         summary=(
             f"the loss has not fallen in {int(course.steps[-1] - course.steps[0]) + 1} steps: it"
@@ -95,3 +102,15 @@ def loss_plateau(history: History, limits: Limits) -> Iterator[Finding]:
         exculpation=f"a fall of {limits.fall:.0%} at any time",
         symptom=True,
     )
+
+
+def _is_a_guess(history: History, last: float, limits: Limits) -> bool:
+    """Whether the loss is that of somebody who has not seen the inputs."""
+    guesses = [
+        call.target.std**2
+        for call in targets.firsts(history)
+        if call.function == "mse_loss" and call.reduction == "mean"
+    ]
+    if (odds := guessing.loss_of_a_guess(history)) is not None:
+        guesses.append(odds)
+    return any(limits.guess * guess <= last <= 2.0 * guess for guess in guesses if guess > 0.0)

@@ -11,7 +11,7 @@ from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import History
 from gradmend.registry import Case, limit, rule
 from gradmend.theory.windows import FEWEST, RECENT, plain
-from gradmend.theory.wiring import LossTail, loss_falls, loss_tails, optimizer_column
+from gradmend.theory.wiring import REARRANGES, LossTail, loss_falls, loss_tails, optimizer_column
 
 NEVER_NEGATIVE = frozenset(
     {"mse_loss", "smooth_l1_loss", "huber_loss", "pow", "abs", "square"}
@@ -29,6 +29,12 @@ class Limits:
         0.0,
         unit="1",
         source="cross entropies and squared errors are never below zero: exact",
+    )
+    flight: float = limit(
+        10.0,
+        unit="1",
+        source="size of a negative sum of several terms over its first one: what other terms would"
+        " bound has not fled by a decade",
     )
 
 
@@ -53,7 +59,9 @@ def negated_loss(history: History, limits: Limits) -> Iterator[Finding]:
 
     What it finds:
         A cross entropy or squared error that only passes through signs and scales on its way to
-        backward and arrives negative; or a mean of log-probabilities without its minus.
+        backward and arrives negative; or a mean of log-probabilities without its minus; or one that
+        enters a sum of terms with a minus, where the sum was negative from the first step on and
+        has fallen tenfold or to infinity.
 
     Why it matters:
         The optimizer makes the error as large as it can. The loss falls without end, gradients
@@ -63,8 +71,8 @@ def negated_loss(history: History, limits: Limits) -> Iterator[Finding]:
         The operations next to the loss, on its autograd graph, and the loss's own value; exact.
 
     Silent when:
-        The optimizer maximises; several optimizers play against each other; other terms are
-        added; the log-probabilities are weighted (policy gradients).
+        The optimizer maximises; several optimizers play against each other; other terms that are
+        added keep it bounded; the log-probabilities are weighted (policy gradients).
 
     References:
         torch.optim's argument ``maximize``.
@@ -76,10 +84,16 @@ def negated_loss(history: History, limits: Limits) -> Iterator[Finding]:
         at = optimizer_column(history, tail.where)
         if at < 0 or table.columns[at].facts.get("maximize"):
             continue
-        loss = table.series("loss", at)[1][-RECENT:]
-        if len(loss) < FEWEST or not bool(np.all(loss < limits.loss)):
+        every = table.series("loss", at)[1]
+        loss = every[np.isfinite(every)][-RECENT:]  # it ends in infinity
+        if len(every) < FEWEST or not len(loss) or not bool(np.all(loss < limits.loss)):
             continue
         what = _should_be_positive(tail)
+        if what is None:
+            fled = loss[-1] <= -limits.flight * abs(float(every[0])) or any(
+                True for _ in history.of_kind("non-finite")
+            )
+            what = _negative_term(tail) if fled and every[0] < limits.loss else None
         if what is None:
             continue
         falling = loss_falls(history, at) is not False
@@ -109,6 +123,11 @@ def negated_loss(history: History, limits: Limits) -> Iterator[Finding]:
                 "loss-spike",
                 "learning-rate-too-high",
                 "update-norm-spike",
+                "dead-relu",
+                "saturated-activation",
+                "saturated-attention",
+                "init-gain-too-large",
+                "vanishing-gradient",
             ),
             exculpation="a loss that is not negative, or an optimizer with maximize=True",
         )
@@ -129,6 +148,22 @@ def _should_be_positive(tail: LossTail) -> str | None:
     way, end = _way(tail, tail.root)
     if end == "log_softmax" and "neg" not in way and not {"mul", "rsub"} & set(way):
         return "a mean of log-probabilities"
+    return None
+
+
+def _negative_term(tail: LossTail) -> str | None:
+    """An error that enters a sum of terms with a minus; differences tell no sign."""
+    todo, seen = [(tail.root or 0, False)], set()
+    while todo:
+        at, minus = todo.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        op = tail.operations[at].op
+        if minus and op in NEVER_NEGATIVE:
+            return f"{op.replace('_', ' ')}, one of the terms,"
+        if op in ("add", "mean", "sum", "mul", "div", "neg") or op in REARRANGES:
+            todo.extend((place, minus ^ (op == "neg")) for place in tail.operations[at].reads)
     return None
 
 

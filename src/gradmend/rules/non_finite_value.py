@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradmend.records.finding import Evidence, Finding, Severity
-from gradmend.records.history import Event, History
+from gradmend.records.history import History
 from gradmend.records.trace import Trace
 from gradmend.registry import Case, NoLimits, rule
-from gradmend.theory import windows
+from gradmend.theory import badvalues, windows
 
 _EXPLAINS = (
     "vanishing-gradient",
@@ -36,9 +36,9 @@ def _live(history: History, limits: NoLimits) -> Iterator[Finding]:
         # A loss scaler looks for its scale by overflowing: that is what loss-scale-collapse judges.
         if not (scaled and event.facts.get("direction") == "backward")
     ]
-    if not events or not _lasts(history, events[-1]):
+    if not events or not badvalues.lasts(history, events[-1]):
         return
-    first = _first_of_the_last_row(events)
+    first = badvalues.first_of_the_last_row(events)
     direction = str(first.facts.get("direction", "forward"))
     operation = str(first.facts.get("operation") or "")
     good = first.facts.get("last_good")
@@ -47,6 +47,7 @@ def _live(history: History, limits: NoLimits) -> Iterator[Finding]:
         "backward": "the loss is finite and its gradient is not: the first is at",
         "loss": "the loss itself, after",
         "weights": "they are in the weights of",
+        "input": "they were in the data that went into",
     }.get(direction, "the first is at")
     yield Finding(
         code="NUM101",
@@ -68,23 +69,6 @@ def _live(history: History, limits: NoLimits) -> Iterator[Finding]:
         explains=_EXPLAINS,
         exculpation="finite numbers throughout",
     )
-
-
-def _lasts(history: History, newest: Event) -> bool:
-    """It happened in the recent window, or gradients are still bad."""
-    table = history["step"]
-    since = int(table.steps[-windows.RECENT]) if len(table) >= windows.RECENT else 0
-    return newest.step >= since or bool((history["gradient"].last("state") == 3).any())
-
-
-def _first_of_the_last_row(events: list[Event]) -> Event:
-    """Where the present trouble began: earlier ones that were recovered from are over."""
-    first = events[-1]
-    for event in reversed(events):
-        if first.step - event.step > windows.RECENT:
-            break
-        first = event
-    return first
 
 
 @rule(
@@ -119,12 +103,13 @@ def non_finite_value(trace: Trace, limits: NoLimits) -> Iterator[Finding]:
         are false, so that thresholds say nothing about it.
 
     How it is measured:
-        Non-finite entries counted in every operation's output, every parameter and the
-        gradient of one pass; exact, no threshold. Over a run: the step, module and operation that
+        Loss and gradient of one pass in the model's own number format; where one of them is not
+        finite, every call of that pass. Exact, no threshold; infinities of a mask are none. Over a
+        run: the step, module and operation that
         the watcher caught, forward or backward.
 
     Silent when:
-        Everything is finite; a loss scaler looks for its scale, or a run has
+        Loss, gradient and weights are finite; a loss scaler looks for its scale, or a run has
         recovered. NaN in the batch itself is refused before anything is run.
 
     References:
@@ -132,17 +117,24 @@ def non_finite_value(trace: Trace, limits: NoLimits) -> Iterator[Finding]:
     """
     del limits  # unused: a number is finite or not
     sick = [p for p in trace.parameters if p.stats.non_finite]
-    loss = trace.run.loss
-    loss_is_sick = loss is not None and not abs(loss) < float("inf")
-    gradient = trace.ledger is not None and any("not finite" in note for note in trace.ledger.notes)
+    loss, bad, source = trace.run.loss, trace.bad, None
     if sick:
         where, module = f"{sick[0].name} holds {sick[0].stats.non_finite} of them", sick[0].module
-    elif trace.non_finite is not None and (loss_is_sick or trace.non_finite != "loss"):
-        where = f"the first is the output of {trace.non_finite}"
-        module = trace.non_finite.rpartition(" in ")[2] if " in " in trace.non_finite else ""
-    elif loss_is_sick:
+    elif bad is not None:
+        module, source = next(iter(bad.modules), ""), bad.source
+        where = {
+            "input": f"{bad.operand().name or 'the batch'} holds {bad.bad} of them, read by",
+            "backward": "the loss is finite and its gradient is not: the first is at",
+        }.get(bad.direction, "the first is the output of")
+        where = f"{where} {badvalues.place(bad)}"
+    elif trace.sound:
+        return  # what the books met in float64, the model's own pass does not
+    elif loss is not None and not abs(loss) < float("inf"):
         where, module = f"the loss is {loss}", ""
-    elif gradient:
+        if trace.non_finite not in (None, "loss"):
+            where = f"the first is the output of {trace.non_finite}"
+            module = str(trace.non_finite).rpartition(" in ")[2] if " in " in where else ""
+    elif trace.not_finite:
         module = (trace.ledger.blocked_by if trace.ledger else None) or ""
         where = "the loss is finite and its gradient is not"
     else:
@@ -152,7 +144,8 @@ def non_finite_value(trace: Trace, limits: NoLimits) -> Iterator[Finding]:
         name="non-finite-value",
         severity=Severity.ERROR,
         modules=(module,) if module else (),
-        source=next((op.source for op in trace.operations if module and op.module == module), None),
+        source=source
+        or next((op.source for op in trace.operations if module and op.module == module), None),
         summary=f"NaN or infinity: {where}",
         evidence=(
             Evidence(

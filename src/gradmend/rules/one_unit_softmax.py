@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import History
 from gradmend.registry import Case, limit, rule
-from gradmend.theory.wiring import loss_tails, states
+from gradmend.theory.wiring import loss_tails, modules_at, states
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def one_unit_softmax(history: History, limits: Limits) -> Iterator[Finding]:
     if not states(history).zero.any():
         return
     for tail in loss_tails(history):
-        for operation in tail.operations:
+        for at, operation in enumerate(tail.operations):
             shape = operation.shape or ()
             if operation.op not in ("softmax", "log_softmax") or len(shape) < 1:
                 continue
@@ -63,7 +63,7 @@ def one_unit_softmax(history: History, limits: Limits) -> Iterator[Finding]:
                 code="LOS207",
                 name="one-unit-softmax",
                 severity=Severity.ERROR,
-                modules=(),
+                modules=modules_at(history, tail, at),
                 summary=(
                     f"{operation.op} of shape {list(shape)} runs over one class: its output is"
                     " constant and its gradient 0; use a sigmoid, or two outputs"
@@ -77,8 +77,14 @@ def one_unit_softmax(history: History, limits: Limits) -> Iterator[Finding]:
                         step=tail.step,
                     ),
                 ),
-                weight=100.0,
-                explains=("loss-plateau", "vanishing-gradient", "stalled-layers"),
+                weight=1600.0,
+                explains=(
+                    "loss-plateau",
+                    "vanishing-gradient",
+                    "stalled-layers",
+                    "loss-unfit-for-target",
+                    "constant-target",
+                ),
                 exculpation="more than one class",
             )
             return

@@ -10,6 +10,7 @@ import numpy as np
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import History
 from gradmend.registry import Case, limit, rule
+from gradmend.theory import windows
 from gradmend.theory.wiring import fact, no_loss_falls, owners, states
 
 
@@ -19,6 +20,12 @@ class Limits:
 
     parameters: float = limit(
         1.0, unit="parameters", source="a fact: it is in a parameter group or it is not"
+    )
+    fall: float = limit(
+        0.3,
+        unit="1",
+        source="fall of the loss over its beginning: our choice, as prompts and inputs are tuned in"
+        " front of a fixed network on purpose, and do well",
     )
 
 
@@ -40,8 +47,9 @@ def parameters_without_optimizer(history: History, limits: Limits) -> Iterator[F
 
     What it finds:
         Trainable parameters of a model that is being trained, with a gradient at most of the
-        recent steps, in no parameter group. A note while the loss falls: whole networks are tuned
-        by their head alone, on purpose.
+        recent steps, in no parameter group. A note while the loss falls, as whole networks
+        are tuned by their head alone on purpose; not where they all lie behind what is trained and
+        the loss falls by less than a third.
 
     Why it matters:
         Their gradient is computed at every step and never used: they stay what they were.
@@ -78,7 +86,12 @@ def parameters_without_optimizer(history: History, limits: Limits) -> Iterator[F
     if not held.any() or count < limits.parameters:
         return
     columns = [c for c, is_one in zip(table.columns, missing, strict=True) if is_one]
-    flat = no_loss_falls(history)
+    flat = no_loss_falls(history) or windows.learned(history) is False
+    # A head on fixed features lies behind them; what is left out behind all that is trained
+    # cannot be meant, unless it does well.
+    last = np.flatnonzero(held & registered)
+    behind = bool(len(last)) and bool(np.flatnonzero(missing)[0] > last[-1])
+    flat = flat or (behind and _fall(history) < limits.fall)
     yield Finding(
         code="OPT203",
         name="parameters-without-optimizer",
@@ -103,3 +116,9 @@ def parameters_without_optimizer(history: History, limits: Limits) -> Iterator[F
         explains=("loss-plateau", "stalled-layers") if flat else (),
         exculpation="every trainable parameter in a group, or frozen",
     )
+
+
+def _fall(history: History) -> float:
+    """The largest fall of a loss over its beginning; 0 where none is known."""
+    courses = windows.loss_course(history)
+    return max(((c.first - c.last) / c.level for c in courses), default=0.0)

@@ -36,17 +36,32 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
     table = history["output"]
     if not len(table):
         return
-    flat = np.nan_to_num(windows.lasting(table, "flat_share", 0.25))
+    flat = np.nan_to_num(windows.lasting(table, "flat_share", 0.25, fewest=windows.FEW))
     begin = table.first("flat_share")
+    zeros = np.nan_to_num(table.first("zero_share"))
     works = windows.learned(history) is not False
     last = max(column.order for column in table.columns)
+    # What became flat while the loss fell was trained to be; what was born so was not.
+    born = np.nan_to_num(begin) >= limits.flat_share
+    least = np.where(born | (not works), limits.flat_share, limits.error_share)
+    cells = {column.module for column in history["recurrence"].columns}
+    gates = {name for look in history.of_kind("look") for name in look.facts.get("gates", ())}
     guilty = []
-    for at in np.flatnonzero(flat >= (limits.error_share if works else limits.flat_share)):
-        name = table.columns[at].kind.lower().rstrip("_")
-        known = name in KNOWN and activation(name).bounded
-        # An output that has learned to say 0 or 1 is flat, and right.
-        if known and not (works and table.columns[at].order == last):
-            guilty.append(int(at))
+    for at in np.flatnonzero(flat >= least):
+        column = table.columns[at]
+        name = column.kind.lower().rstrip("_")
+        if name not in KNOWN or not activation(name).bounded:
+            continue
+        # An output that has learned to say 0 or 1 is flat, and right; so are gates.
+        if works and (column.order == last or column.module in cells):
+            continue
+        if "sigmoid" in name and column.module in gates:
+            continue
+        # nn.ReLU6 may show as the hardtanh that it calls; exact zeros tell it from one about zero.
+        capped = name == "hardtanh" and zeros[at] > 0.1
+        if not flat[at] >= _least("relu6" if capped else name, limits):
+            continue
+        guilty.append(int(at))
     if not guilty:
         return
     worst = max(guilty, key=lambda at: float(flat[at]))
@@ -92,6 +107,8 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
         Case.of("mlp", depth=4, activation="tanh", init="normal", gain=1.667),
         Case.of("mlp", depth=24, activation="relu"),
         Case.of("mlp", depth=4, activation="relu", init="normal", gain=12.0),
+        Case.of("gated", gate_bias=12.0),
+        Case.of("mlp", depth=6, activation="relu6"),
     ],
     live=_live,
     live_fires_on=[Case.of("saturating", rate=30.0)],
@@ -119,21 +136,28 @@ def saturated_activation(trace: Trace, limits: Limits) -> Iterator[Finding]:
         has lasted.
 
     Silent when:
-        The activation is not bounded (a ReLU's zero half is its nature: see dead-relu). In a run
-        whose loss has fallen: the last activation, which has learned to say 0 or 1, and layers
-        that keep a tenth of their entries.
+        The activation is not bounded (a ReLU's zero half is its nature: see dead-relu; so is a
+        ReLU6's, of which nine tenths must be flat). Gates: a
+        sigmoid that only multiplies is there to be shut or open; a recurrent layer is judged by
+        all of its activations together. In a run whose loss has fallen: the last activation,
+        which has learned to say 0 or 1, and layers that became flat meanwhile and keep a tenth
+        of their entries; not those that were flat from the beginning.
 
     References:
         Glorot and Bengio 2010, section 3; Rakitianskaia and Engelbrecht 2015 (measuring
         saturation).
     """
-    guilty = []
-    for op in trace.activations:
-        facts = op.activation
-        if facts is None or facts.function not in KNOWN:
-            continue
-        if activation(facts.function).bounded and facts.flat_share >= limits.flat_share:
-            guilty.append(op)
+    guilty = [
+        op
+        for op in trace.activations
+        if op.activation is not None
+        and op.activation.function in KNOWN
+        and activation(op.activation.function).bounded
+        and op.activation.flat_share >= _least(op.activation.function, limits)
+        and (op.cause == "recurrence" or op not in trace.gates)
+    ]
+    cells = _flat_cells(trace, limits)
+    guilty = [op for op in guilty if op.cause != "recurrence" or op.module in cells]
     if not guilty:
         return
     worst = max(guilty, key=lambda op: op.activation.flat_share if op.activation else 0.0)
@@ -162,3 +186,17 @@ def saturated_activation(trace: Trace, limits: Limits) -> Iterator[Finding]:
         explains=("vanishing-gradient", "collapsed-signal"),
         exculpation="fewer than half of the entries flat",
     )
+
+
+def _least(function: str, limits: Limits) -> float:
+    """Half of a rectifier's entries at zero is its nature, also where it is capped."""
+    return limits.error_share if function == "relu6" else limits.flat_share
+
+
+def _flat_cells(trace: Trace, limits: Limits) -> set[str]:
+    """Recurrent modules all of whose activations together are flat: one gate shut is a choice."""
+    shares: dict[str, list[float]] = {}
+    for op in trace.activations:
+        if op.cause == "recurrence" and op.activation is not None:
+            shares.setdefault(op.module, []).append(op.activation.flat_share)
+    return {m for m, found in shares.items() if sum(found) >= limits.flat_share * len(found)}

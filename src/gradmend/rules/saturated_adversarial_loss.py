@@ -31,6 +31,12 @@ class Limits:
         unit="decades",
         source="the loser's gradient norm against the largest of its own rolling medians",
     )
+    losing: float = limit(
+        0.5,
+        unit="decades",
+        source="the same where the loser's own loss has risen since it began: a gradient that fades"
+        " as its loss gets worse is not one that has converged",
+    )
 
 
 @rule(
@@ -49,7 +55,7 @@ def saturated_adversarial_loss(history: History, limits: Limits) -> Iterator[Fin
 
     What it finds:
         Games of two optimizers in which one's loss is next to zero and the gradient of the other
-        has fallen by two decades since it was largest.
+        has fallen by two decades since it was largest, or to a third while its own loss has risen.
 
     Why it matters:
         log(1 - D(G(z))) is flat where D is sure: the generator gets no gradient just when it is
@@ -89,7 +95,9 @@ def saturated_adversarial_loss(history: History, limits: Limits) -> Iterator[Fin
             and 0.0 <= other.last <= limits.loss
             and other.first >= limits.began
         ]
-        if not winners or not lost >= limits.vanished:
+        worse = courses[loser].last > courses[loser].first + 3.0 * courses[loser].error
+        enough = limits.losing if worse else limits.vanished
+        if not winners or not lost >= enough:
             continue
         names = table.names[winners[0].column], table.names[loser]
         yield Finding(
@@ -106,7 +114,7 @@ def saturated_adversarial_loss(history: History, limits: Limits) -> Iterator[Fin
                 Evidence(
                     quantity="decades of gradient lost",
                     observed=min(lost, 99.0),
-                    limit=limits.vanished,
+                    limit=enough,
                     unit="decades",
                     step=history.step,
                 ),

@@ -81,7 +81,7 @@ def saturated_attention(history: History, limits: Limits) -> Iterator[Finding]:
         code="ATT222",
         name="saturated-attention",
         severity=Severity.WARNING,
-        modules=tuple(table.columns[i].module for i in guilty),
+        modules=tuple(m for i in guilty if (m := table.columns[int(i)].module)),
         source=first.source,
         summary=(
             f"attention in {table.columns[worst].module or 'the model'} gives"

@@ -113,6 +113,7 @@ def stale_optimizer(history: History, limits: Limits) -> Iterator[Finding]:
                 "learning-rate-too-low",
                 "updates-lost-to-rounding",
                 "parameters-without-optimizer",
+                "frozen-parameters",
                 "detached-parameters",
             ),
             exculpation="an optimizer built from the parameters of the model that runs",

@@ -49,7 +49,8 @@ def summed_loss(history: History, limits: Limits) -> Iterator[Finding]:
         with 512.
 
     How it is measured:
-        The last operation of the loss, on its autograd graph; the loss now against its beginning.
+        The last operation of the loss, on its autograd graph, and the reduction that a loss
+        function was told; the loss now against its beginning.
 
     Silent when:
         The run does not diverge: sums are common, with a rate to match. The optimizer's step does
@@ -63,7 +64,7 @@ def summed_loss(history: History, limits: Limits) -> Iterator[Finding]:
         at = optimizer_column(history, tail.where)
         if tail.root is None or at < 0 or table.columns[at].kind in SCALE_FREE:
             continue
-        if tail.operations[tail.root].op != "sum":
+        if not _is_sum(history, tail.operations[tail.root].op):
             continue
         loss = table["loss"][:, at]
         loss = np.abs(loss[np.isfinite(loss)])
@@ -100,7 +101,23 @@ def summed_loss(history: History, limits: Limits) -> Iterator[Finding]:
                 "exploding-gradient",
                 "loss-spike",
                 "learning-rate-too-high",
+                "non-finite-value",
+                "update-norm-spike",
+                "oscillating-loss",
+                "dead-relu",
+                "saturated-activation",
             ),
             exculpation="a mean over the batch",
         )
         return
+
+
+def _is_sum(history: History, operation: str) -> bool:
+    """Whether a loss ends in a sum, its own or that of a loss function."""
+    if operation == "sum":
+        return True
+    newest = max(history.of_kind("loss-call"), key=lambda event: event.step, default=None)
+    if newest is None or newest.facts.get("reduction") != "sum":
+        return False
+    function = str(newest.facts.get("function", ""))
+    return operation == function or (function == "cross_entropy" and operation[:3] == "nll")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from gradmend.records.finding import Evidence, Finding, Severity
+from gradmend.records.request import Request
 from gradmend.records.trace import Operation, Trace
 from gradmend.registry import Case, limit, rule
 from gradmend.theory.offset import intrinsic_offset
+from gradmend.theory.recovery import few_steps, recovers
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,12 @@ class Limits:
         unit="decades",
         source="six sigmoid layers (5.1 decades) train and seven (6.0) do not: microsoft/CNTK#476",
     )
+    one_place: float = limit(
+        0.5,
+        unit="share",
+        source="of the lost signal between two layers, beyond which those two are to blame and "
+        "not the activation's kind; as in depth-without-skip",
+    )
 
 
 @rule(
@@ -47,9 +57,10 @@ class Limits:
         Case.of("mlp", depth=30, activation="tanh"),
         Case.of("mlp", depth=30, activation="relu"),
         Case.of("mlp", depth=12, activation="sigmoid", norm="batch"),
+        Case.of("mlp", depth=4, activation="sigmoid", bad_layer=1, bad_bias=15.0),
     ],
 )
-def uncentred_activation(trace: Trace, limits: Limits) -> Iterator[Finding]:
+def uncentred_activation(trace: Trace, limits: Limits) -> Iterator[Finding | Request]:
     """Activation with a large mean output, in which the differences between samples drown.
 
     What it finds:
@@ -69,7 +80,8 @@ def uncentred_activation(trace: Trace, limits: Limits) -> Iterator[Finding]:
 
     Silent when:
         The signal across samples survives: normalisation over the batch, a bias that removes
-        the mean, or few layers.
+        the mean, or few layers. Most of it is lost at one place: a single layer that saturates, or
+        whose weights are tiny. Fewer than 5.5 decades that a few training steps bring back.
 
     References:
         LeCun, Bottou, Orr, Mueller 1998 (Efficient BackProp), section 4.4; Glorot and Bengio
@@ -83,6 +95,14 @@ def uncentred_activation(trace: Trace, limits: Limits) -> Iterator[Finding]:
         facts = op.activation
         if facts is not None and intrinsic_offset(facts.function) > limits.intrinsic_offset:
             guilty.setdefault(facts.function, []).append(op)
+    if not _over_all(trace, lost, limits):
+        return
+    if guilty and lost < limits.error_decades:  # such a loss a few steps may mend
+        mended = recovers(trace, lambda after: after.signal_lost, limits.warning_decades)
+        if mended:
+            return
+        if mended is None:
+            yield few_steps("ACT102", "uncentred-activation", "the signal")
     for function, ops in guilty.items():
         offset = max((op.signal.offset_share for op in ops if op.signal), default=0.0)
         yield Finding(
@@ -108,7 +128,18 @@ def uncentred_activation(trace: Trace, limits: Limits) -> Iterator[Finding]:
                     limit=limits.intrinsic_offset,
                 ),
             ),
-            weight=lost,
+            weight=0.5 * lost,  # what the gradient itself loses comes first
             explains=("collapsed-signal",),
             exculpation="a bias or a batch norm that removes the mean",
         )
+
+
+def _over_all(trace: Trace, lost: float, limits: Limits) -> bool:
+    """Whether the signal is lost bit by bit, and not most of it at one place."""
+    spreads = [op.signal.spread_square for op in trace.weights if op.signal]
+    steps = [
+        0.5 * (math.log10(before) - math.log10(after))
+        for before, after in pairwise(spreads)
+        if before > 0 and after > 0
+    ]
+    return bool(steps) and max(steps) <= limits.one_place * lost

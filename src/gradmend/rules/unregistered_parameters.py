@@ -25,10 +25,12 @@ class Limits:
 @rule(
     code="GRF202",
     limits=Limits,
-    fires_on=[Case.of("optimizer_groups", fault="python_list", labels="random")],
+    fires_on=[
+        Case.of("optimizer_groups", fault="python_list", labels="random"),
+        Case.of("optimizer_groups", fault="python_list"),
+    ],
     silent_on=[
         Case.of("optimizer_groups"),
-        Case.of("optimizer_groups", fault="python_list"),
         Case.of("optimizer_groups", fault="missing", labels="random"),
         Case.of("two_players"),
     ],
@@ -40,17 +42,20 @@ def unregistered_parameters(history: History, limits: Limits) -> Iterator[Findin
         Parameters that get gradients but are reached by no ``parameters()`` of a model in
         training: layers kept in a plain Python list or dict. Either seen on the graph of the
         loss, or as a model of its own none of whose parameters is in an optimizer. A note while
-        the loss falls, as a fixed network may be meant.
+        the loss falls, as a fixed network may be meant; not where they are found, in training
+        mode, in a list or dict of the model.
 
     Why it matters:
         ``model.parameters()`` does not yield them, so no optimizer moves them, ``to(device)``
         leaves them behind and ``state_dict()`` does not save them.
 
     How it is measured:
-        Leaves of the loss's graph against the models' parameters and the parameter groups.
+        Leaves of the loss's graph against the models' parameters and the parameter groups; where
+        the models' own attributes hold them.
 
     Silent when:
-        They are frozen, or in an optimizer; they are inputs that need a gradient.
+        They are frozen, in evaluation mode, or in an optimizer; they are inputs that need a
+        gradient.
 
     References:
         torch.nn.ModuleList's page.
@@ -59,11 +64,18 @@ def unregistered_parameters(history: History, limits: Limits) -> Iterator[Findin
         (int(tail.facts.get("strangers") or 0) for tail in loss_tails(history)), default=0
     )
     modules, source = _models_of_their_own(history)
-    if strangers < limits.parameters and not modules:
+    tells = any(tail.facts.get("hidden") for tail in loss_tails(history))
+    if strangers < limits.parameters and not modules and not tells:
         return
-    flat = no_loss_falls(history)
+    hidden = next(
+        (tuple(map(str, h)) for t in loss_tails(history) if (h := t.facts.get("hidden"))), ()
+    )
+    flat = no_loss_falls(history) or bool(hidden)
+    modules = hidden or modules
     count = max(strangers, len(modules))
     what = f"{strangers} parameters" if strangers else f"the parameters of {len(modules)} modules"
+    if hidden:
+        what = f"{what} ({', '.join(hidden[:3])}{' ...' if len(hidden) > 3 else ''})"
     yield Finding(
         code="GRF202",
         name="unregistered-parameters",

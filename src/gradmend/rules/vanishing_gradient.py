@@ -9,6 +9,7 @@ import numpy as np
 
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import Floats, History, Table
+from gradmend.records.request import Measurement, Request
 from gradmend.records.trace import Trace
 from gradmend.registry import Case, limit, rule
 from gradmend.theory import windows
@@ -99,6 +100,13 @@ def _made_up_for(history: History, optimizer: int | None, limits: Limits) -> flo
     return float(np.log10(eps * limits.epsilons))
 
 
+def _begins_at_zero(trace: Trace) -> bool:
+    """Whether weights of zero stop the gradient at the first step, as a zero head does."""
+    return trace.run.step == 0 and any(
+        op.weights is not None and op.weights.mean_square == 0.0 for op in trace.weights
+    )
+
+
 @rule(
     code="GRF102",
     limits=Limits,
@@ -124,7 +132,7 @@ def _made_up_for(history: History, optimizer: int | None, limits: Limits) -> flo
         Case.of("low_rank_adapter"),
     ],
 )
-def vanishing_gradient(trace: Trace, limits: Limits) -> Iterator[Finding]:
+def vanishing_gradient(trace: Trace, limits: Limits) -> Iterator[Finding | Request]:
     """Gradient that is lost between the outputs and the inputs.
 
     What it finds:
@@ -140,7 +148,8 @@ def vanishing_gradient(trace: Trace, limits: Limits) -> Iterator[Finding]:
         high rank of all the first ones against a low rank of the largest later one.
 
     Silent when:
-        The loss is smaller than that; what exactly zero means is said apart. Over a run also
+        The loss is smaller than that; what exactly zero means is said apart; weights that begin
+        at zero, as a head may, let it pass after the first steps. Over a run also
         while an optimizer that divides by the gradient's size (Adam) makes up for it: until the
         gradient is below its eps.
 
@@ -151,6 +160,18 @@ def vanishing_gradient(trace: Trace, limits: Limits) -> Iterator[Finding]:
     if ledger is None:
         return
     if ledger.blocked_by is not None and ledger.total_decades is None:
+        if _begins_at_zero(trace):
+            answer = trace.answer(Measurement.FEW_STEPS)
+            if answer is None:
+                yield Request(
+                    code="GRF102",
+                    name="vanishing-gradient",
+                    measurement=Measurement.FEW_STEPS,
+                    why=f"whether a gradient passes {ledger.blocked_by} once weights of zero move",
+                )
+                return
+            if answer.trace.total_decades is not None:
+                return
         yield Finding(
             code="GRF102",
             name="vanishing-gradient",

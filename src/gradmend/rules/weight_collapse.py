@@ -66,8 +66,8 @@ def weight_collapse(history: History, limits: Limits) -> Iterator[Finding]:
     at = windows.matrices(table.columns)
     if not len(table) or not len(at):
         return
-    begin = windows.early(table, "log10_weight")[at]
-    now = windows.lasting(table, "log10_weight", 0.75)[at]
+    begin = table.first("log10_weight")[at]  # no median: the first rows may span half the run
+    now = windows.lasting(table, "log10_weight")[at]
     now = np.where(np.isneginf(now), -99.0, now)
     known = np.isfinite(begin) & np.isfinite(now)  # what began at zero cannot shrink
     lost = np.where(known, np.where(known, begin, 0.0) - np.where(known, now, 0.0), np.nan)

@@ -87,6 +87,7 @@ def run_of(content: Any) -> RunFacts:
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
+    "bool": (bool,),
     "float": (float, int),
     "str | None": (str, type(None)),
     "int | None": (int, type(None)),

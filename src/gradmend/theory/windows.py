@@ -19,6 +19,11 @@ RECENT = 24
 """Rows of the recent window."""
 FEWEST = 8
 """Measured rows below which nothing is said."""
+LEAP = 3.0
+"""Largest of the first losses over the very first one, from which they have leapt away from it, if
+their median has too; the noise of a batch stays below."""
+FEW = 2
+"""Rows that will do for a slow quantity: on a busy machine the dear tiers measure no more."""
 ENOUGH = 48
 """Losses below which it is not said that none has fallen."""
 
@@ -64,11 +69,22 @@ def recent(table: Table, quantity: str, rows: int = RECENT) -> Floats:
     return values[measured[-min(rows, max(FEWEST, len(measured) // 2)) :]]
 
 
-def lasting(table: Table, quantity: str, share: float = 0.5, rows: int = RECENT) -> Floats:
-    """Rank of each column over the recent window; NaN where fewer than FEWEST rows are known."""
+def lasting(
+    table: Table, quantity: str, share: float = 0.5, rows: int = RECENT, fewest: int = FEWEST
+) -> Floats:
+    """Rank of each column over the recent window; NaN where too few rows are known.
+
+    Args:
+        table: Of the run.
+        quantity: One of its quantities.
+        share: Of the rank.
+        rows: Of the window, at most.
+        fewest: Rows that have to be known; fewer will do for what hardly changes from step to
+            step, where what it means is settled by the loss.
+    """
     values = recent(table, quantity, rows)
     known = np.count_nonzero(~np.isnan(values), axis=0)
-    return np.where(known >= FEWEST, rank(values, share), np.nan)
+    return np.where(known >= fewest, rank(values, share), np.nan)
 
 
 def early(table: Table, quantity: str, rows: int = FEWEST) -> Floats:
@@ -145,7 +161,7 @@ class Loss:
     values: Floats
     """The measured ones, shape [rows]."""
     first: float
-    """Median of the beginning."""
+    """Median of the beginning; the very first one, where the loss leapt away from it at once."""
     last: float
     """Median of the recent window."""
     noise: float
@@ -177,12 +193,15 @@ def loss_course(history: History, rows: int = RECENT) -> list[Loss]:
         begin = values[:FEWEST]
         end = values[-min(rows, len(values) // 2) :]
         deviations = [spread(part) for part in (begin, end)]
+        first = float(np.median(begin))
+        if 0.0 < LEAP * float(begin[0]) < begin.max() and first > 1.5 * float(begin[0]):
+            first = float(begin[0])  # what falls from a height it was thrown to has not learned
         found.append(
             Loss(
                 column=column,
                 steps=steps,
                 values=values,
-                first=float(np.median(begin)),
+                first=first,
                 last=float(np.median(end)),
                 noise=deviations[1],
                 # A median's standard error is 1.25 times a mean's.

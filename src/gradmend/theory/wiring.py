@@ -2,140 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradmend.records.history import Event, Floats, History, Table
+from gradmend.theory.loss_tail import ELEMENTWISE as ELEMENTWISE
+from gradmend.theory.loss_tail import REARRANGES as REARRANGES
+from gradmend.theory.loss_tail import LossTail as LossTail
+from gradmend.theory.loss_tail import Operation as Operation
+from gradmend.theory.loss_tail import loss_tails as loss_tails
+from gradmend.theory.loss_tail import modules_at as modules_at
 from gradmend.theory.windows import FEWEST, RECENT
 
 NONE, ZERO, FINITE = 0, 1, 2
 """Codes of the gradient table's ``state``."""
-
-REARRANGES = frozenset(
-    {"view", "unsafe_view", "reshape_alias", "reshape", "flatten", "unflatten", "squeeze"}
-    | {"unsqueeze", "t", "transpose", "permute", "movedim", "swapaxes", "alias", "clone"}
-    | {"contiguous", "as_strided", "slice", "select", "unbind", "split", "split_with_sizes"}
-    | {"chunk", "to_copy"}
-)
-"""Operations that leave every number as it is."""
-
-ELEMENTWISE = frozenset(
-    {"add", "sub", "rsub", "mul", "div", "neg", "pow", "abs", "sqrt", "exp", "log", "log1p"}
-    | {"mean", "sum", "expand", "where", "masked_fill", "minimum", "maximum", "clamp"}
-    | {"clamp_min", "clamp_max", "hardtanh", "relu", "square"}
-    | {"mse_loss", "smooth_l1_loss", "huber_loss"}
-)
-"""What a loss is made of after the model's last layer, where it is written by hand."""
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One operation next to a loss."""
-
-    op: str
-    shape: tuple[int, ...] | None
-    reads: tuple[int, ...]
-    parameters: bool = False
-
-
-@dataclass(frozen=True)
-class LossTail:
-    """The operations next to a loss, from the newest ``loss-graph`` event of an optimizer."""
-
-    where: str
-    step: int
-    operations: tuple[Operation, ...]
-    flat: tuple[str, ...] = ()
-    unreached: tuple[str, ...] = ()
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, event: Event) -> LossTail:
-        """Read an event's facts; what is missing is empty."""
-        rows = event.facts.get("tail") or ()
-        return cls(
-            where=event.where,
-            step=event.step,
-            operations=tuple(
-                Operation(
-                    op=str(row.get("op", "")),
-                    shape=None if row.get("shape") is None else tuple(row["shape"]),
-                    reads=tuple(at for at in row.get("reads", ()) if 0 <= at < len(rows)),
-                    parameters=bool(row.get("parameters", False)),
-                )
-                for row in rows
-            ),
-            flat=tuple(event.facts.get("flat") or ()),
-            unreached=tuple(event.facts.get("unreached") or ()),
-            facts=dict(event.facts),
-        )
-
-    def reads(self, at: int) -> tuple[int, ...]:
-        """What an operation reads, past those that only rearrange it."""
-        found: list[int] = []
-        for place in self.operations[at].reads:
-            seen = {at}
-            while self.operations[place].op in REARRANGES and place not in seen:
-                seen.add(place)
-                if len(self.operations[place].reads) != 1:
-                    break
-                place = self.operations[place].reads[0]
-            found.append(place)
-        return tuple(dict.fromkeys(found))
-
-    def pairs(self) -> Iterator[tuple[Operation, Operation]]:
-        """Each operation with each that it reads, rearrangements left out."""
-        for at, operation in enumerate(self.operations):
-            if operation.op not in REARRANGES:
-                for place in self.reads(at):
-                    yield operation, self.operations[place]
-
-    @property
-    def root(self) -> int | None:
-        """Place of the loss's own operation, past rearrangements."""
-        if not self.operations:
-            return None
-        if self.operations[0].op in REARRANGES and (behind := self.reads(0)):
-            return behind[0]
-        return 0
-
-    @cached_property
-    def by_hand(self) -> tuple[int, ...]:
-        """Places of the elementwise operations and reductions between the loss and the model."""
-        if self.root is None:
-            return ()
-        found, queue = {self.root}, [self.root]
-        while queue:
-            at = queue.pop()
-            if self.operations[at].op in ELEMENTWISE:
-                fresh = [place for place in self.reads(at) if place not in found]
-                found.update(fresh)
-                queue.extend(fresh)
-        return tuple(sorted(at for at in found if self.operations[at].op in ELEMENTWISE))
-
-    def down_to(self, start: int, through: frozenset[str]) -> int:
-        """Follow single reads from ``start`` while the operation is one of ``through``."""
-        at, seen = start, {start}
-        while self.operations[at].op in through | REARRANGES:
-            behind = self.reads(at)
-            if len(behind) != 1 or behind[0] in seen:
-                break
-            at = behind[0]
-            seen.add(at)
-        return at
-
-
-def loss_tails(history: History) -> list[LossTail]:
-    """The newest graph of each optimizer's loss; every graph where no optimizer is named."""
-    newest = {
-        event.where or number: event for number, event in enumerate(history.of_kind("loss-graph"))
-    }
-    return [LossTail.of(event) for event in newest.values()]
 
 
 def standing(history: History, kind: str) -> dict[str, Event]:

@@ -22,7 +22,8 @@ def classifier(*, head: str = "", classes: int = 4) -> Training:
     """A classifier of blobs with something between its last layer and its cross entropy.
 
     Args:
-        head: ``softmax``, ``nll_of_softmax``, ``relu``, ``tanh``, ``negated``, ``log_likelihood``;
+        head: ``softmax``, ``nll_of_softmax``, ``relu``, ``tanh``, ``negated``, ``log_likelihood``,
+            ``nll_over_samples``, ``by_hand_over_samples``, ``nll_of_logits``;
             harmless are ``log_softmax``, ``nll``, ``by_hand``, ``soft_cap``, ``pooled``,
             ``safety_clamp``, ``maximised``.
         classes: How many; with one there is nothing to learn.
@@ -47,6 +48,12 @@ def classifier(*, head: str = "", classes: int = 4) -> Training:
             return functional.cross_entropy(between[head](z), y)
         if head == "nll":
             return functional.nll_loss(z.log_softmax(dim=1), y)
+        if head == "nll_over_samples":
+            return functional.nll_loss(z.log_softmax(dim=0), y)
+        if head == "by_hand_over_samples":
+            return -torch.log(z.softmax(dim=0).gather(1, chosen) + 1e-9).mean()
+        if head == "nll_of_logits":
+            return functional.nll_loss(z, y)
         if head == "nll_of_softmax":
             return functional.nll_loss(z.softmax(dim=1), y)
         if head == "by_hand":

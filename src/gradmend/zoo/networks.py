@@ -17,6 +17,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
     "relu_inplace": lambda: nn.ReLU(inplace=True),
     "leaky_relu": nn.LeakyReLU,
     "elu": nn.ELU,
@@ -26,6 +27,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "mish": nn.Mish,
     "softplus": nn.Softplus,
     "hardtanh": nn.Hardtanh,
+    "softmax": lambda: nn.Softmax(dim=-1),
 }
 
 
@@ -307,7 +309,7 @@ class Overflowing(nn.Module):
         h: Tensor = self.inner(x)
         if self.where == "forward":
             return torch.log(h)
-        return torch.sqrt(torch.relu(h)) if self.where == "backward" else h
+        return torch.sqrt(h * (h > 0)) if self.where == "backward" else h
 
 
 @specimen

@@ -113,6 +113,20 @@ def step_size(rate: float = 0.1, steps: int = 120) -> Training:
 
 
 @training
+def isometric(depth: int = 60, rate: float = 1e-2, width: int = 48, steps: int = 120) -> Training:
+    """A deep tanh network with orthogonal weights at a rate that a shallow one takes."""
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        linear = nn.Linear(width if layers else 16, width)
+        nn.init.orthogonal_(linear.weight, 1.05)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.Tanh()]
+    model = nn.Sequential(*layers, nn.Linear(width, 4))
+    optimizer = make_optimizer("Adam", model, rate)
+    return Training(model, optimizer, classify(model, optimizer, clusters(draws())), steps)
+
+
+@training
 def valley(rate: float = 0.9, walls: bool = False, steps: int = 80) -> Training:
     """A parabola under plain gradient descent; ``rate`` in units of the largest stable one.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from typing import Any
@@ -14,11 +14,24 @@ from torch import Tensor, nn
 
 from gradmend.probe.batch import Feeder
 from gradmend.probe.capture import tensors_in
+from gradmend.probe.graph import key_of
+from gradmend.probe.influence import Influence
 from gradmend.probe.look import look
-from gradmend.records.trace import Trace
+from gradmend.probe.native import first_bad_of
+from gradmend.probe.operands import kind_of
+from gradmend.records.badvalue import BadValue
+from gradmend.records.trace import Trace, Use
 
 MOST_CALLS = 64
 """Calls held of one step; a model called more often is told as not replayable."""
+
+
+def place_of(tensor: Tensor) -> int:
+    """Where a tensor's storage begins; 0 where it has none."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return 0
 
 
 @dataclass
@@ -36,6 +49,10 @@ class HeldCall:
     autocast: torch.dtype | None
     cotangents: list[Tensor | None] = field(default_factory=list)
     """Gradient of the loss with respect to each output tensor, where it was caught."""
+    ends: frozenset[int] = frozenset()
+    """Keys of the autograd nodes that made its outputs."""
+    made: frozenset[int] = frozenset()
+    """Where the numbers of its outputs lie in memory: a detached output is still one."""
 
     @classmethod
     def of(cls, root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> HeldCall:
@@ -50,6 +67,26 @@ class HeldCall:
             randomness=torch.get_rng_state(),
             autocast=torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None,
         )
+
+    def ended(self, output: object) -> None:
+        """The call has returned; numbers of nodes are kept, no tensor."""
+        outputs = list(tensors_in(output))
+        self.made = frozenset(map(place_of, outputs)) - {0}
+        nodes = (tensor.grad_fn for tensor in outputs)
+        self.ends = frozenset(key_of(node) for node in nodes if node is not None)
+
+    def is_fed(self, tensor: Tensor, calls: Iterable[HeldCall]) -> bool:
+        """Whether an input is what another model has put out in this step: a critic is fed so.
+
+        Memory of this model's own outputs may be in use again, by the batch that came next.
+        """
+        place, root = place_of(tensor), self.root()
+        return any(place in call.made for call in calls if call.root() is not root)
+
+    def has_data(self, calls: Iterable[HeldCall]) -> bool:
+        """Whether all that it was given is data, and nothing what another model has put out."""
+        calls = list(calls)
+        return not any(self.is_fed(t, calls) for t in tensors_in(tuple(self._fed.values())))
 
     def catch_cotangents(self, output: object) -> None:
         """Keep the gradients that the backward pass will bring to the outputs."""
@@ -85,20 +122,50 @@ class HeldCall:
         root = self.root()
         assert root is not None
         inner = getattr(root, "_orig_mod", root)
+        with self._as_it_was():
+            trace = look(
+                inner, self._fed, Feeder(forward=self._loss), precision=precision, step=step
+            )
+        return replace(trace, run=replace(trace.run, loss=None))
+
+    def unused(self, names: list[str]) -> list[str]:
+        """Of some parameters of the root, by name, those that the loss does not depend on.
+
+        As :meth:`look_again`, the passes are ours; they are few, and forward only.
+        """
+        root = self.root()
+        assert root is not None
+        inner = getattr(root, "_orig_mod", root)
+        with self._as_it_was():
+            uses = Influence(inner, self._fed, Feeder(forward=self._loss)).uses(names)
+        return [name for name, use in uses.items() if use is not Use.CUT_OFF]
+
+    def first_bad(self) -> BadValue | None:
+        """Make the call again and find the first value that is not finite; ``None`` if all are.
+
+        As :meth:`look_again`, the pass is ours. Where the loss's own cotangent was not caught,
+        the gradient of the outputs' sum is followed.
+        """
+        root = self.root()
+        assert root is not None
+        inner = getattr(root, "_orig_mod", root)
+        with self._as_it_was():
+            return first_bad_of(inner, self._fed, Feeder(forward=self._loss))[1]
+
+    @property
+    def _fed(self) -> dict[str, Any]:
+        return {"args": self.args, "kwargs": self.kwargs}
+
+    @contextmanager
+    def _as_it_was(self) -> Iterator[None]:
+        """With the call's random state, and the user's output streams left alone."""
         before = torch.get_rng_state()
         torch.set_rng_state(self.randomness)
         try:
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-                trace = look(
-                    inner,
-                    {"args": self.args, "kwargs": self.kwargs},
-                    Feeder(forward=self._loss),
-                    precision=precision,
-                    step=step,
-                )
+                yield
         finally:
             torch.set_rng_state(before)
-        return replace(trace, run=replace(trace.run, loss=None))
 
     def _loss(self, model: nn.Module, fed: Any) -> Tensor:
         """A stand-in with the loss's own gradient: the inner product with the cotangents."""
@@ -107,6 +174,8 @@ class HeldCall:
         total: Tensor | None = None
         outputs = [t for t in tensors_in(output) if t.is_floating_point()]
         caught = self.cotangents if len(self.cotangents) == len(outputs) else [None] * len(outputs)
+        if any(c is not None and kind_of(c) for c in caught):  # the loss broke, not the model
+            caught = [None] * len(outputs)
         known = any(c is not None for c in caught)
         for tensor, cotangent in zip(outputs, caught, strict=True):
             if not tensor.requires_grad or (known and cotangent is None):

@@ -24,15 +24,16 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from gradmend.engine.watching.batches import MOST_LOSSES, Batches, HeardLoss, Level, bad_data
 from gradmend.engine.watching.calls import MOST_CALLS, HeldCall
 from gradmend.engine.watching.firstbad import FirstBad
 from gradmend.engine.watching.record import Record
 from gradmend.engine.watching.schedule import Schedule
 from gradmend.engine.watching.sheets import Sheets
 from gradmend.probe import accounts, kernels
+from gradmend.probe.lines import cut_lines, users_frame
 from gradmend.probe.outputs import OutputWatch
 from gradmend.probe.roster import Roster, unwrap
-from gradmend.probe.source import calling_line
 from gradmend.probe.taps import Listener
 from gradmend.probe.wiring import LossGraph, loss_graph
 from gradmend.records.history import QUANTITIES, Event, RunFacts
@@ -41,9 +42,6 @@ PULSE = 4096
 """Entries of each gradient that the cheapest tier looks at; the places move from step to step."""
 SAMPLE = 4096
 """Entries of each parameter that are compared before and after a step (monitoring-cost.md 4)."""
-JUMP = 6.0
-"""Standard deviations of log10 |gradient| from its own recent mean that call for a closer look."""
-
 MOST_GRAPHS = 16
 """Changes of a loss's graph that are told for each optimizer: batches of all sizes change it."""
 
@@ -97,13 +95,14 @@ class Observer(Listener):
         self.own_seconds = self.setup_seconds = 0.0
         self.failures: list[str] = []
         self.handed_loss: float | None = None
-        self.firstbad = FirstBad(record)
+        self.firstbad = FirstBad(record, self.roster.module_of, self.roster.path)
         self._only = None if optimizers is None else {id(o) for o in optimizers}
         self._known: list[weakref.ref[Optimizer]] = [weakref.ref(o) for o in optimizers or []]
         self._after_iteration, self._look_now = after_iteration, look_now
         self._cast: dict[int, tuple[tuple[int, ...], list[Tensor], np.ndarray]] = {}
         self._outputs: OutputWatch | None = None
         self._sheets = Sheets(record, self.roster)
+        self._batches = Batches(record)
         self._root_began = 0.0
         self._root_seconds: dict[int, float] = {}
         self._altered = False  # something stands between backward and step: clipping, a scale
@@ -111,7 +110,8 @@ class Observer(Listener):
         self._in_eval = False
         self._last_end: float | None = None
         self._own_at_end = 0.0
-        self._norms: tuple[float, float, int] = (0.0, 0.0, 0)
+        self._norms = Level()
+        self._loss_level = Level()
         self._after: dict[int, Any] = {}
         self._stale = False
         self._stale_gradients: dict[int, _Stale] = {}
@@ -125,6 +125,7 @@ class Observer(Listener):
     def _clear(self) -> None:
         self.plan: frozenset[str] | None = None
         self.calls: list[HeldCall] = []
+        self._heard: list[HeardLoss] = []
         self._blocks: dict[str, np.ndarray] = {}
         self._rows: dict[str, Row] = {}  # the blocks' lines, by quantity
         self._stepped: set[int] = set()
@@ -296,6 +297,7 @@ class Observer(Listener):
         self, root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         if not torch.is_grad_enabled():
+            self._ungraded(root)
             return
         self._begin()
         if len(self.calls) < MOST_CALLS:
@@ -306,6 +308,13 @@ class Observer(Listener):
             self._outputs = OutputWatch(root, self._sheets.dead)
             self._outputs.__enter__()
         self._root_began = time.perf_counter()
+
+    def _ungraded(self, root: nn.Module) -> None:
+        """A whole model was called without recording: in an evaluation, or in training."""
+        path = self.roster.path(root, "")
+        if path and root.training:
+            why = "inference_mode" if torch.is_inference_mode_enabled() else "no_grad"
+            self._sheets.unrecorded(self.step, root, "", why)
 
     def _turn(self, root: nn.Module) -> bool:
         """Whether it is this root's turn: each of several is watched now and then."""
@@ -328,11 +337,28 @@ class Observer(Listener):
             self._root_seconds[id(root)] = (
                 seconds if usual != usual else 0.9 * usual + 0.1 * seconds
             )
-        if self.due("looks") and self.calls and self.calls[-1].root() is root:
-            self.calls[-1].catch_cotangents(output)
+        if self.calls and self.calls[-1].root() is root:
+            self.calls[-1].ended(output)
+            if self.due("looks"):
+                self.calls[-1].catch_cotangents(output)
+
+    @override
+    @_heard
+    def loss_called(self, name: str, args: Any, kwargs: Any) -> None:
+        if self.plan is None or not torch.is_grad_enabled() or len(self._heard) >= MOST_LOSSES:
+            return
+        if self.due("outputs"):
+            with self.tier("outputs"):
+                heard = HeardLoss.of(name, args, kwargs, measure=True)
+        else:
+            heard = HeardLoss.of(name, args, kwargs, measure=False)
+        if heard is not None:
+            self._heard.append(heard)
 
     def _emit_outputs(self) -> None:
         """Before the weights change: recurrent layers are unrolled with those that ran."""
+        if self.due("outputs"):
+            self._batches.losses(self.step, self._heard)
         watch, self._outputs = self._outputs, None
         if watch is None:
             return
@@ -359,13 +385,13 @@ class Observer(Listener):
             stale.look()
         if self._closure_heard:
             return
+        self.firstbad.begins(losses)
         for loss in losses:
             if loss.numel() == 1 and (loss.device.type == "cpu" or self.due("rows")):
                 value = float(loss.detach())
                 self._losses.append(value / (self._scale or 1.0) if self._loss_is_scaled else value)
                 if not math.isfinite(value):
-                    graph = loss_graph(loss)
-                    self.firstbad.loss(value, graph, calling_line())
+                    self.firstbad.loss(value, loss, self.calls)
         if self.due("graph") and self._graph is None:
             with self.tier("graph"):
                 self._graph = loss_graph(losses[0])
@@ -375,7 +401,10 @@ class Observer(Listener):
         graph, self._graph = self._graph, None
         if graph is None:
             return
-        facts: dict[str, Any] = {"tail": list(graph.tail), "flat": list(graph.flat)}
+        facts: dict[str, Any] = {
+            "tail": graph.told(self.roster.module_of),
+            "flat": list(graph.flat),
+        }
         if graph.whole:
             facts["unreached"] = [
                 column.name
@@ -385,7 +414,11 @@ class Observer(Listener):
                 and (p := self.roster.parameter(at)) is not None
                 and id(p) not in graph.reached
             ]
+            if facts["unreached"]:
+                facts["cut_lines"] = cut_lines(users_frame())
             facts["strangers"] = sum(not self.roster.knows(each) for each in graph.parameters)
+            if hidden := self.roster.hidden(graph.reached):
+                facts["hidden"] = list(hidden)
         where = self.roster.optimizers[self.roster.optimizer(optimizer)].name
         times, before = self._graphs_told.get(where, (0, None))
         if facts != before and times < MOST_GRAPHS:
@@ -454,7 +487,7 @@ class Observer(Listener):
             name: getattr(self, name)
             for name in (
                 "_losses", "_backwards", "_raw", "_clip", "_clip_scaled", "_clip_late",
-                "_scale", "_unscaled", "_loss_is_scaled", "_graph", "calls",
+                "_scale", "_unscaled", "_loss_is_scaled", "_graph", "calls", "_heard",
             )
         }  # fmt: skip
         self._end_iteration()
@@ -542,21 +575,21 @@ class Observer(Listener):
             self._look_into_the_first_bad()
         if not math.isfinite(norm):
             return
-        mean, variance, count = self._norms
-        if count > 20 and abs(norm - mean) > JUMP * max(math.sqrt(variance), 0.05):
+        jumps = self._norms.jumps(norm)
+        self._norms = self._norms.with_value(norm)
+        loss = abs(_sum(self._losses))
+        if math.isfinite(loss) and loss > 0.0:
+            jumps = jumps or self._loss_level.jumps(math.log10(loss))
+            self._loss_level = self._loss_level.with_value(math.log10(loss))
+        if jumps:
             self.schedule.hurry("rows", "outputs")
-        rate = max(0.02, 1.0 / (count + 1))
-        change = norm - mean
-        self._norms = (
-            mean + rate * change,
-            (1 - rate) * (variance + rate * change * change),
-            count + 1,
-        )
+            self._batches.jumped(self.step, self.calls, self._heard)
 
     def _look_into_the_first_bad(self) -> None:
         if self.firstbad.fresh:
             with self.tier("looks"):
-                self.firstbad.find(self.step, self.calls)
+                data = bad_data(self.calls, self._heard)
+                self.firstbad.find(self.step, self.calls, data)
             self.schedule.hurry("rows", "outputs", "rules")
 
     def _sample_weights(self, optimizer: Optimizer) -> None:
@@ -568,7 +601,9 @@ class Observer(Listener):
             after = self._after.pop(id(optimizer), None)
             if after is not None and after[2] == self.step - 1 and len(after[1]) == len(indices):
                 moved = kernels.compare(after[0], parameters)
-                self._row("update")["outside_share"][indices] = accounts.changed_share(moved)
+                row = self._row("update")
+                row["outside_share"][indices] = accounts.changed_share(moved)
+                row["log10_outside"][indices] = accounts.changed_ratio(moved)
             if self.due("rows"):
                 self._before = kernels.sample(parameters, SAMPLE)
 

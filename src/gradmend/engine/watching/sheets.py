@@ -48,9 +48,15 @@ class Sheets:
             facts = dict(plain)
             where = self.roster.path(root, str(facts.pop("module", "")))
             self._say(step, "cells", where, facts)
+        for path, why in sheet.unrecorded.items():
+            self.unrecorded(step, root, path, why)
         for plain in sheet.inputs:
             self._say_input(step, plain)
         return sheet.failure
+
+    def unrecorded(self, step: int, root: nn.Module, path: str, why: str) -> None:
+        """A module with trainable parameters ran without recording a graph."""
+        self._say(step, "unrecorded", self.roster.path(root, path), {"why": why})
 
     def _table(
         self,

@@ -22,6 +22,7 @@ from gradmend.engine.watching.budget import read_budget
 from gradmend.engine.watching.calls import HeldCall
 from gradmend.engine.watching.dead import why_dead
 from gradmend.engine.watching.live import Live
+from gradmend.engine.watching.look_facts import look_facts
 from gradmend.engine.watching.observer import Observer
 from gradmend.engine.watching.record import Record
 from gradmend.engine.watching.schedule import Schedule, Tier
@@ -40,6 +41,9 @@ DEAD_STATUS = 3
 MOST_URGENT_LOOKS = 2
 """Full looks of a run that a finding may call for, beyond those the budget pays; their cost is
 told apart, with what the first step took once."""
+
+_OF_THE_LOSS = ("GRF101", "GRF204", "GRF205")
+"""Rules about who is reached by the real loss."""
 
 _open: weakref.WeakSet[Record] = weakref.WeakSet()
 
@@ -125,6 +129,7 @@ class Watch:
         self.closed = False
         self._wants_looks, self._stop_when_dead = looks, stop_when_dead
         self._urgent_looks = 0
+        self._asked_for_uses = False
         for each in models or ():
             self.observer.roster.add_model(each)
         self._models = models
@@ -252,6 +257,7 @@ class Watch:
                 self.observer.step,
                 f"models beyond {FLOAT64_LIMIT:,} parameters are not looked at in full",
             )
+            self._ask_for_uses(call, root)
             return
         step = self.observer.step
         try:
@@ -261,13 +267,39 @@ class Watch:
             self.record.note(step, f"no full look: {type(error).__name__}: {text}")
             self._wants_looks = False
             return
+        for cut in trace.cuts:
+            where = self.observer.roster.path(root, cut.module)
+            lost = [self.observer.roster.path(root, name) for name in cut.lost]
+            facts = {**to_plain(cut), "lost": lost}
+            self.record.event(Event(step=step, kind="cut", where=where, facts=facts))
         # The look's loss is a stand-in on the outputs that are tensors; who is reached by the real
         # one is known exactly from its own graph and from the gradients themselves.
-        found = tuple(rank(f for f in diagnose(trace).findings if f.code != "GRF101"))
+        said = [f for f in diagnose(trace).findings if f.code not in _OF_THE_LOSS]
+        if not call.has_data(self.observer.calls):
+            said = [f for f in said if not f.code.startswith("DAT")]  # it judges a model's output
+        found = tuple(rank(said))
         look = Look(step=step, trace=trace, findings=found)
         self.looks = [*self.looks[:1], look]
-        facts = {"findings": [to_plain(finding) for finding in found]}
+        facts = {
+            "findings": [to_plain(finding) for finding in found],
+            **look_facts(trace, lambda name: self.observer.roster.path(root, name)),
+        }
         self.record.event(Event(step=step, kind="look", facts=facts))
+
+    def _ask_for_uses(self, call: HeldCall, root: nn.Module) -> None:
+        """Whether the loss depends on what got no gradient; some forward passes tell."""
+        lost = [n for n, p in root.named_parameters() if p.requires_grad and p.grad is None]
+        if not lost or self._asked_for_uses:
+            return
+        self._asked_for_uses = True
+        try:
+            unused = [self.observer.roster.path(root, name) for name in call.unused(lost)]
+        except Exception as error:  # as above
+            text = " ".join(str(error).split())[:160]
+            self.record.note(self.observer.step, f"no second pass: {type(error).__name__}: {text}")
+            return
+        facts = {"findings": [], "unused": unused}
+        self.record.event(Event(step=self.observer.step, kind="look", facts=facts))
 
 
 def watch(

@@ -1,0 +1,96 @@
+"""What a guess costs: the loss of equal odds or of the targets' mean, beside a run's own losses."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gradmend.records.history import History
+from gradmend.records.loss_call import REGRESSIONS, LossCall
+from gradmend.records.trace import Trace
+from gradmend.theory.targets import firsts, regressions_of
+from gradmend.theory.windows import FEWEST
+from gradmend.theory.wiring import loss_tails
+
+_CLASSIFIES = {"cross_entropy", "nll_loss", "log_softmax"}
+
+
+def loss_over_guess(trace: Trace, logits: float) -> float:
+    """The first loss over that of a guess, where the outputs are far too large; else 0.
+
+    Args:
+        trace: One look.
+        logits: Standard deviation of logits, or rms of outputs over that of their targets, from
+            which they are; a summed loss is large without it.
+    """
+    names = {op.name for op in trace.operations[-4:]}
+    last = trace.weights[-1] if trace.weights else None
+    if trace.run.loss is None or last is None or last.weights is None or last.signal is None:
+        return 0.0
+    guess: float | None = None
+    calls = [call for call in trace.losses if call.function]
+    if names & _CLASSIFIES and last.weights.fan_out > 1:
+        if last.signal.mean_square - last.signal.mean**2 >= logits**2:
+            guess = math.log(last.weights.fan_out)
+    elif len(calls) == 1:
+        guess = _if_wide(calls[0], logits)
+    elif not calls and len(by_hand := regressions_of(trace)) == 1:
+        spread, rms = by_hand[0].target.std, by_hand[0].target.rms
+        if last.signal.mean_square >= (logits * rms) ** 2:
+            guess = spread**2
+    over = trace.run.loss / guess if guess else 0.0
+    return over if math.isfinite(over) else 0.0
+
+
+def loss_of_a_guess(history: History) -> float | None:
+    """ln(classes) where a run's loss is a cross entropy."""
+    for tail in loss_tails(history):
+        for operation in tail.operations:
+            shape = operation.shape
+            if operation.op in ("log_softmax", "_log_softmax") and shape and shape[-1] > 1:
+                return math.log(shape[-1])
+    return None
+
+
+def loss_beside_wide_outputs(history: History, logits: float) -> float | None:
+    """What a guess costs by a run's only loss function, where its first outputs are too large.
+
+    Args:
+        history: The run.
+        logits: As in :func:`loss_over_guess`.
+    """
+    calls = firsts(history)
+    return _if_wide(calls[0], logits) if len(calls) == 1 else None
+
+
+def _if_wide(call: LossCall, logits: float) -> float | None:
+    """What a guess costs by a loss function, where the outputs are as large; else ``None``."""
+    outputs, target = call.prediction, call.target
+    if outputs is None or call.reduction != "mean" or call.weighted:
+        return None
+    if call.function == "cross_entropy":
+        classes = outputs.shape[1] if len(outputs.shape) > 1 else 0
+        return math.log(classes) if classes > 1 and outputs.std >= logits else None
+    if call.function == "binary_cross_entropy_with_logits":
+        return math.log(2.0) if outputs.std >= logits else None
+    if call.function not in REGRESSIONS or not outputs.rms >= logits * target.rms:
+        return None
+    # The mean distance of normal numbers from their middle is 0.8 deviations.
+    guess = target.std**2 if call.function == "mse_loss" else 0.8 * target.std
+    return guess if guess > 0.0 else None
+
+
+def first_loss(history: History) -> float | None:
+    """The first measured one of the only optimizer."""
+    table = history["step"]
+    if len(table.columns) != 1:
+        return None
+    losses = table.series("loss", 0)[1]
+    return float(losses[0]) if len(losses) and math.isfinite(losses[0]) else None
+
+
+def last_loss(history: History) -> float:
+    """The median of the last ones of the only optimizer."""
+    losses = history["step"].series("loss", 0)[1]
+    return float(np.median(losses[-FEWEST:])) if len(losses) else math.nan
