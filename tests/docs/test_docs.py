@@ -69,3 +69,13 @@ def test_architecture_names_every_room() -> None:
         if path.name.startswith("__") or path.name == "py.typed":
             continue
         assert f"`{path.name}{'/' if path.is_dir() else ''}`" in text, path.name
+
+
+def test_every_finding_that_the_situations_name_exists() -> None:
+    text = (ROOT / "docs" / "situations.md").read_text("utf-8")
+    named = {name for row in text.splitlines() if row.startswith("| ") for name in
+             re.findall(r"`([a-z]+(?:-[a-z]+)+)`", row)}  # fmt: skip
+    known = {rule.name for rule in rules()}
+    assert named <= known
+    symptoms = {"vanishing-gradient", "exploding-gradient", "non-finite-value", "loss-plateau"}
+    assert len(known - named - symptoms) < 12, "nearly every cause answers something people say"

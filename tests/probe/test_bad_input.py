@@ -44,9 +44,6 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any, Any, list[str]]] = {
     "loss is a dict": (
         mlp_part, PAIR, lambda o, y: {"loss": F.mse_loss(o, y)}, ["dict", "tensor"],
     ),
-    "loss is detached": (
-        mlp_part, PAIR, lambda o, y: F.mse_loss(o.detach(), y), ["gradient", "detach()"],
-    ),
     "loss is complex": (
         mlp_part, PAIR, lambda o, y: (o * (1 + 1j)).sum(), ["complex", "real"],
     ),

@@ -787,3 +787,79 @@ def test_a_graph_that_reads_itself_ends() -> None:
     assert list(tail.pairs()) == []
     assert tail.by_hand == ()
     assert tail.down_to(0, frozenset({"view"})) in (0, 1)
+
+
+def few(rows: int, **values: Any) -> History:
+    """The last rows alone are known: a busy machine."""
+    known = {}
+    for quantity, value in values.items():
+        column = np.full(ROWS, np.nan)
+        column[-rows:] = value
+        known[quantity] = column
+    return history(steps(**known))
+
+
+@pytest.mark.parametrize(
+    ("name", "quantity"),
+    [
+        ("gradients-not-cleared", "not_cleared"),
+        ("late-clipping", "clip_late"),
+        ("clipping-of-scaled-gradients", "clip_scaled"),
+    ],
+)
+def test_few_rows_settle_an_exact_fact_if_they_agree(name: str, quantity: str) -> None:
+    def over_few(*values: float) -> list[Severity]:
+        return judged(name, few(len(values), **{quantity: values}))
+
+    assert len(over_few(1, 1, 1, 1)) == 1
+    assert over_few(1, 1, 1) == [], "too few"
+    assert over_few(0, 1, 1, 1) == [], "the first step is often special"
+    assert over_few(1, 0, 1, 0, 1, 0, 1) == [], "they differ: a statistic, which takes more"
+    assert len(over_few(*[1] * 7, 0)) == 1
+    assert over_few(0, 0, 0, 0) == []
+
+
+def states_of(*rows: float) -> wiring.States:
+    """Of one parameter whose state is known in these rows of sixty."""
+    column = np.full((ROWS, 1), np.nan)
+    column[np.linspace(ROWS - 20, ROWS - 1, len(rows)).astype(int), 0] = rows
+    return wiring.states(history(table("gradient", LAYERS[:1], state=column)))
+
+
+def test_few_rows_tell_the_state_of_a_gradient_if_all_agree() -> None:
+    assert states_of(0, 0, 0, 0).none[0] and states_of(1, 1, 1, 1).zero[0]
+    assert states_of(2, 2, 2, 2).some[0]
+    for rows in ([0, 0, 0], [1, 1, 1], [2, 2, 2], [0, 0, 0, 1], [2, 0, 2, 2], [1, 1, 1, 1, 2]):
+        found = states_of(*rows)
+        assert not (found.none[0] or found.zero[0] or found.some[0]), rows
+    assert states_of(*[2] * 4, *[0] * 4).some[0], "half of eight"
+
+
+def test_an_older_row_tells_that_few_recent_ones_are_chance() -> None:
+    """A branch that is taken now and then, of an optimizer that steps rarely."""
+    column = np.full((ROWS, 1), np.nan)
+    column[-4:] = 0
+    assert wiring.states(history(table("gradient", LAYERS[:1], state=column))).none[0]
+    column[5] = 2
+    assert not wiring.states(history(table("gradient", LAYERS[:1], state=column))).none[0]
+
+
+def mode_since(step: int, rows: int, seen: Sequence[int]) -> list[str]:
+    """Places whose mode has stood at the end of so many steps, measured at some of them."""
+    outputs = Table(
+        name="output",
+        columns=(Column(name="norm", module="norm"),),
+        steps=np.array(seen, dtype=np.int64),
+        values={"log10_rms": np.zeros((len(seen), 1))},
+    )
+    event = Event(step=step, kind="module-state", where="norm", facts={"training": False})
+    return list(wiring.standing(history(steps(rows), outputs, events=[event]), "module-state"))
+
+
+def test_a_mode_stands_after_few_steps_if_it_was_seen_again() -> None:
+    assert mode_since(0, 5, [0, 2]) == ["norm"]
+    assert mode_since(0, 5, [0]) == [], "seen once: the first step may be special"
+    assert mode_since(0, 8, [0]) == ["norm"], "as many steps as a statistic takes"
+    assert mode_since(0, 3, [0, 2]) == [], "too few steps"
+    assert mode_since(40, 42, [0, 20, 40]) == [], "an evaluation has no steps behind it"
+    assert mode_since(40, 45, [0, 20, 40, 44]) == ["norm"]

@@ -25,8 +25,9 @@ def examine(measure: Measurer) -> Report:
     trace = look(measure.model, measure.batch, measure.feeder, precision=measure.precision)
     if measure.optimizer is not None:
         trace = with_optimizer(trace, measure.optimizer)
-    rehearsal = measure.rehearse(trace)
-    found = diagnose(trace, measure)
+    learnable = any(p.reached for p in trace.parameters)
+    rehearsal = measure.rehearse(trace) if learnable else None
+    found = diagnose(trace, measure if learnable else None)
     broken: list[str] = []
     history = rehearsal.history if rehearsal is not None else _history_of(trace)
     seen = Event(step=0, kind="look", facts={"findings": [], **look_facts(trace)})

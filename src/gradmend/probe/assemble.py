@@ -42,6 +42,9 @@ class Assembler:
     names: dict[int, str]
     """Parameter name by ``id`` of the shadow leaf."""
     shadow: Mapping[int, Tensor]
+    frugal: bool = False
+    """Leave out what only doubles the books: the passes they are held against, and the second
+    book from a random cotangent. Of a large model these take longer than the book itself."""
 
     def trace(self, batch: Batch, feeder: Feeder, fed: Batch, step: int) -> Trace:
         """Book the gradient and write everything down.
@@ -61,12 +64,13 @@ class Assembler:
             capture=self.capture,
             piece=PIECES.get(self.loss.dtype, 4),
             start=start,
+            audit=not self.frugal,
         )
         books: Books | None = None
         random: Ledger | None = None
         if graph.nodes and math.isfinite(loss):
             books = auditor.keep("loss", {graph.root: torch.ones_like(self.loss)})
-            random = self._random_ledger(auditor)
+            random = None if self.frugal or _is_dear(auditor) else self._random_ledger(auditor)
         trace = with_predictions(
             Trace(
                 run=self._run(batch, loss, step),
@@ -276,6 +280,11 @@ class Assembler:
                 "some gradients fell out of the range of floats where nothing could be rescaled"
                 " (a skip runs past all of it): there, underflow and zero look alike"
             )
+        if self.frugal and books is not None:
+            notes.append(
+                "a large model: one pass only, so the books are not checked against another one"
+                " without hooks, and no random cotangent is sent through"
+            )
         opaque = sorted(
             {
                 n.name()
@@ -288,6 +297,21 @@ class Assembler:
         if not math.isfinite(loss):
             notes.append(f"the loss is {loss}: no gradient could be booked")
         return tuple(notes)
+
+
+DEAR = 1_000_000_000
+"""Multiplications of one forward pass above which no random cotangent is sent through: about a
+tenth of a second of a common core, and the pass back takes several times as long."""
+
+
+def _is_dear(auditor: Auditor) -> bool:
+    maps = [s for s in auditor.subjects.values() if s.weights is not None and s.call is not None]
+    products = sum(
+        math.prod(s.weights.shape) * s.call.signal.samples
+        for s in maps
+        if s.weights is not None and s.call is not None and s.call.signal is not None
+    )
+    return products > DEAR
 
 
 def _next_to_the_loss(loss: Tensor) -> dict[str, Any] | None:

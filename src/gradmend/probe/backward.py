@@ -316,7 +316,9 @@ def norm(grad: Tensor) -> Tensor:
     # With another dtype, vector_norm itself converts entry by entry, five times as slowly.
     if values.numel() <= CHUNK:
         return torch.linalg.vector_norm(values.to(kind))
-    flat = (values if values.is_contiguous() else values.mT).reshape(-1)
+    if not values.is_contiguous() and values.dim() >= 2:
+        values = values.mT  # a weight's gradient comes transposed; otherwise it is copied below
+    flat = values.reshape(-1)
     parts = [torch.linalg.vector_norm(part.to(kind)) for part in flat.split(CHUNK)]
     return torch.linalg.vector_norm(torch.stack(parts))
 
@@ -367,7 +369,12 @@ def plain_norm(graph: Graph, cotangents: dict[Edge, Tensor], ends: list[Edge]) -
         The logarithm; ``None`` if the gradient left the range of floats on its way, where only
         rescaled passes can tell.
     """
-    size = _norm_of(plain_grads(graph, cotangents, ends).values())
+    return norm_within_range(plain_grads(graph, cotangents, ends), cotangents)
+
+
+def norm_within_range(grads: dict[Edge, Tensor], cotangents: dict[Edge, Tensor]) -> float | None:
+    """log10 of the norm of what a plain pass from ``cotangents`` gave, see :func:`plain_norm`."""
+    size = _norm_of(grads.values())
     # Entries of a gradient near the smallest float have lost digits: trust it well above.
     tiny = max(torch.finfo(grad.dtype).tiny for grad in cotangents.values())
     return math.log10(size) if math.isfinite(size) and size > tiny * 1e30 else None

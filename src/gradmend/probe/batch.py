@@ -146,8 +146,13 @@ def batch_size(batch: Batch) -> int:
     return 0
 
 
-def check_loss(loss: Any) -> Tensor:
+def check_loss(loss: Any, *, cut_off: bool = False) -> Tensor:
     """Make sure a loss is one differentiable number.
+
+    Args:
+        loss: What the loss function returned.
+        cut_off: Take one that requires no gradient, too: it gets a graph that leads nowhere, so
+            that a look can say what cut it off.
 
     Raises:
         BadInput: If it is no tensor, no scalar, or nothing trainable led to it.
@@ -171,11 +176,16 @@ def check_loss(loss: Any) -> Tensor:
             "make it real, for example loss.abs() or loss.real",
         )
     if not loss.requires_grad or loss.grad_fn is None:
-        raise BadInput(
-            "the loss does not require a gradient: no trainable parameter led to it",
-            "backward() would raise, and nothing could learn",
-            "look for detach(), no_grad(), argmax or .item() between model and loss",
-        )
+        if not cut_off:
+            raise BadInput(
+                "the loss does not require a gradient: no trainable parameter led to it",
+                "backward() would raise, and nothing could learn",
+                "look for detach(), no_grad(), argmax or .item() between model and loss",
+            )
+        number = loss.detach().reshape(())
+        number = number if number.is_floating_point() else number.double()
+        with torch.enable_grad():
+            return number + torch.zeros_like(number).requires_grad_()
     return loss if loss.dim() == 0 else loss.reshape(())
 
 

@@ -37,6 +37,8 @@ class Auditor:
     capture: Capture
     piece: int
     start: str
+    audit: bool = True
+    """Whether to run the backward passes without hooks that the books are held against."""
     top: int = field(init=False)
     """The span the books are kept for: the model's one call, or else everything."""
     _chains: dict[int, list[int]] = field(default_factory=dict)
@@ -104,7 +106,8 @@ class Auditor:
             return Books(ledger=ledger, tally=tally, keeper=keeper)
         flow = keeper.balance(self.top)
         exits = keeper.exits(self.top)
-        second = self._second_opinion(cotangents, exits, [e for e, _ in keeper.entries(self.top)])
+        entries = [edge for edge, _ in keeper.entries(self.top)]
+        second = self._second_opinion(cotangents, exits, entries) if self.audit else None
         ledger = Ledger(
             cotangent=name,
             total_decades=flow.own,
@@ -129,10 +132,10 @@ class Auditor:
         origin = cotangents
         if not any(edge in cotangents for edge in exits):
             mixed = any(edge in self.outputs_also_read_inside for edge in exits)
-            plain = backward.plain_norm(self.graph, cotangents, list(exits))
+            grads = backward.plain_grads(self.graph, cotangents, list(exits))
+            plain = backward.norm_within_range(grads, cotangents)
             if plain is not None and not mixed:
-                border = plain
-                origin = backward.plain_grads(self.graph, cotangents, list(exits))
+                border, origin = plain, grads
             elif self._read_outside(entries):
                 return None
         inner = backward.plain_norm(self.graph, origin, entries)

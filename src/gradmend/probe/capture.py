@@ -244,23 +244,29 @@ def measure(x: Tensor, channel_dim: int = -1) -> Signal:
         x: Values, any shape; one dimension holds the units, all others are samples.
         channel_dim: The dimension of the units (1 for images [B, C, H, W], -1 for [.., D]).
     """
-    rows = x.movedim(channel_dim, -1).reshape(-1, x.shape[channel_dim]).to(wide(x))
-    finite = torch.isfinite(rows)
-    bad = int(rows.numel() - finite.sum())
-    if bad:
-        rows = torch.where(finite, rows, torch.zeros_like(rows))
-    per_unit = rows.mean(0)
+    values, bad = x if x.dim() > 1 else x[None], 0
+    unit = channel_dim % values.dim()
+    largest = values.abs().amax()
+    if not bool(torch.isfinite(largest)):
+        finite = torch.isfinite(values)
+        bad = int(values.numel() - finite.sum())
+        values = torch.where(finite, values, torch.zeros_like(values))
+        largest = values.abs().amax()
+    values = values.to(wide(x))
+    samples = [d for d in range(values.dim()) if d != unit]
+    per_unit = values.mean(samples, keepdim=True)
     offset = per_unit.square().mean()
-    spread = (rows - per_unit).square().mean()
-    values = torch.stack([offset, spread, per_unit.mean(), rows.abs().amax()]).tolist()
+    apart = values - per_unit if values.data_ptr() == x.data_ptr() else values.sub_(per_unit)
+    spread = torch.linalg.vector_norm(apart).square() / apart.numel()
+    found = torch.stack([offset, spread, per_unit.mean(), largest.to(wide(x))]).tolist()
     return Signal(
-        mean_square=values[0] + values[1],
-        offset_square=values[0],
-        spread_square=values[1],
-        mean=values[2],
-        max_abs=values[3],
-        units=rows.shape[1],
-        samples=rows.shape[0],
+        mean_square=found[0] + found[1],
+        offset_square=found[0],
+        spread_square=found[1],
+        mean=found[2],
+        max_abs=found[3],
+        units=apart.shape[unit],
+        samples=apart.numel() // apart.shape[unit],
         non_finite=bad,
     )
 

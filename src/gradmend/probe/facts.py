@@ -141,21 +141,24 @@ class Describer:
         channel_dim = subject.call.channel_dim if subject.call else -1
         if channel_dim >= slope.dim():  # the call's output had more dimensions than this node's
             channel_dim = -1
-        rows = slope.movedim(channel_dim, -1).reshape(-1, slope.shape[channel_dim])
         name, parameter = _function(node, subject.kind)
         steepest = activation(name, negative_slope=parameter).max_slope if name in KNOWN else None
-        if not rows.numel():
+        if not slope.numel():
             return None
-        largest = float(rows.max())
+        units = slope.shape[channel_dim]
+        largest, dead = float(slope.max()), 0
+        if not float(slope.min()) > 0:
+            rows = slope.movedim(channel_dim, -1).reshape(-1, units)
+            dead = int((rows == 0).all(dim=0).sum())
         flat = FLAT * (steepest if steepest else largest)
         return ActivationFacts(
             function=name,
-            slope_rms=float(rows.to(wide(rows)).square().mean().sqrt()),
+            slope_rms=float(slope.to(wide(slope)).square().mean().sqrt()),
             slope_max=largest,
-            flat_share=float((rows < flat).to(wide(rows)).mean()),
-            dead_units=int((rows == 0).all(dim=0).sum()),
-            units=rows.shape[1],
-            samples=rows.shape[0],
+            flat_share=int((slope < flat).sum()) / slope.numel(),
+            dead_units=dead,
+            units=units,
+            samples=slope.numel() // units,
             steepest_slope=steepest,
             replaceable=type(module).__module__ == "torch.nn.modules.activation",
             negative_slope=parameter,

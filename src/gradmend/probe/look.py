@@ -23,7 +23,8 @@ from gradmend.records.trace import Trace
 
 FLOAT64_LIMIT = 20_000_000
 """Parameters up to which the books are kept in float64; above, in the model's own type,
-because a float64 copy would double the memory of a model that may fill the machine."""
+because a float64 copy would double the memory of a model that may fill the machine. Nor are the
+books audited there, which takes as long again as to keep them."""
 
 
 def look(
@@ -186,11 +187,17 @@ def _look_in(
         calls: list[LossCall] = []
         with hearing(calls):
             loss, capture = run_captured(
-                model, lambda: check_loss(feeder.loss(model, fed)), watched
+                model, lambda: check_loss(feeder.loss(model, fed), cut_off=True), watched
             )
         names = {id(shadow[key]): name for key, name in originals.items()}
         assembler = Assembler(
-            model=model, loss=loss, capture=capture, leaves=leaves, names=names, shadow=shadow
+            model=model,
+            loss=loss,
+            capture=capture,
+            leaves=leaves,
+            names=names,
+            shadow=shadow,
+            frugal=sum(p.numel() for p in model.parameters()) > FLOAT64_LIMIT,
         )
         trace = assembler.trace(batch, feeder, fed, step)
         return replace(trace, losses=(*calls, *targets_of(batch, feeder, calls)))

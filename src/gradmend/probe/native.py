@@ -47,7 +47,7 @@ def first_bad_of(
         names.update({id(t): f"input {n}" for n, t in feeder.inputs(fed).items()})
         names.update({id(t): "batch" for t in tensors_in(fed) if id(t) not in names})
         kept.append(fed)
-        return check_loss(feeder.loss(model, fed))
+        return check_loss(feeder.loss(model, fed), cut_off=True)
 
     names = {id(copies[id(p)]): name for name, p in model.named_parameters() if id(p) in copies}
     kept: list[Batch] = []  # so that no id of an input is used twice

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,22 +19,39 @@ def wide(x: Tensor) -> torch.dtype:
 
 def stats_of(x: Tensor) -> Stats:
     """Sufficient statistics of a tensor of any shape and type."""
-    values = torch.view_as_real(x) if x.is_complex() else x
-    values = values.reshape(-1).to(wide(x))
-    finite = torch.isfinite(values)
-    kept = values[finite]
-    if not kept.numel():
-        return Stats(non_finite=values.numel())
-    size = kept.abs()
-    nonzero = size[size > 0]
+    values = (torch.view_as_real(x) if x.is_complex() else x).reshape(-1)
+    if values.device.type != "cpu" or values.numel() <= CHUNK:
+        return _stats_of(values.to(wide(x)))
+    found = Stats()
+    for part in values.split(CHUNK):
+        found = found.merge_parts(_stats_of(part.to(wide(x))))
+    return found
+
+
+CHUNK = 1 << 16
+"""Entries taken at a time on a CPU: what stays in a core's cache, and asks for no fresh memory."""
+
+
+def _stats_of(values: Tensor) -> Stats:
+    size = values.abs()
+    if not values.numel() or not math.isfinite(largest := float(size.max())):
+        finite = torch.isfinite(values)
+        kept = values[finite]
+        if not kept.numel():
+            return Stats(non_finite=values.numel())
+        return replace(_stats_of(kept), non_finite=values.numel() - kept.numel())
+    smallest, zeros = float(size.min()), 0
+    if smallest == 0:
+        nonzero = size[size > 0]
+        zeros = size.numel() - nonzero.numel()
+        smallest = float(nonzero.min()) if nonzero.numel() else math.inf
     return Stats(
-        count=kept.numel(),
-        total=float(kept.sum()),
-        sum_of_squares=float(kept.square().sum()),
-        max_abs=float(size.max()),
-        min_abs_nonzero=float(nonzero.min()) if nonzero.numel() else math.inf,
-        zeros=int((size == 0).sum()),
-        non_finite=values.numel() - kept.numel(),
+        count=values.numel(),
+        total=float(values.sum()),
+        sum_of_squares=float(values.square().sum()),
+        max_abs=largest,
+        min_abs_nonzero=smallest,
+        zeros=zeros,
     )
 
 

@@ -267,7 +267,7 @@ def init_gain_too_large(trace: Trace, limits: Limits) -> Iterator[Finding]:
         shown = f"together {10.0 ** min(product, 300.0):.3g} times, which no norm takes back"
     else:
         shown = f"{len(flat)} layers on their flats"
-    needs = act.function if act is not None else "a layer of logits"
+    needs = act.function if act is not None else "a layer without activation"
     yield Finding(
         code="INI102",
         name="init-gain-too-large",
@@ -319,11 +319,17 @@ def _gains(
         critical = gain_range(act.activation.function)
         if critical is not None and weights.share > 0:
             yield weights, act.activation, weights.weights.sigma_w / critical[1]
-    last = trace.weights[-1] if trace.weights else None
-    if last is not None and last.weights is not None and last.share > 0.99:
-        behind = trace.operations[last.id + 1 :]
-        if not any(op.activation or op.cause == "normalisation" for op in behind):
-            yield last, None, last.weights.sigma_w / limits.readout_gain
+    paired = {weights.id for weights, _ in trace.pairs()}
+    for op in trace.weights:  # what feeds no activation: a layer of logits, a projection
+        if op.id not in paired and op.weights is not None and op.share > 0.99:
+            if not _read_by_a_norm(trace, op):
+                yield op, None, op.weights.sigma_w / limits.readout_gain
+
+
+def _read_by_a_norm(trace: Trace, weights: Operation) -> bool:
+    """Whether all that reads a layer normalises it, or whether an activation theory lacks does."""
+    readers = [trace.operations[at] for at in trace.readers.get(weights.id, ())]
+    return any(op.activation is not None or op.cause == "normalisation" for op in readers)
 
 
 def _taken_back(trace: Trace, weights: Operation) -> bool:

@@ -40,6 +40,41 @@ class Limits:
         source="of the typical weight matrix within the first rows, with nothing learned: between "
         "two rows ten steps apart at least one step was then a quarter of the weights",
     )
+    climb: float = limit(
+        2.0,
+        unit="decades",
+        source="by which loss and gradient rise together in the last steps before NaN. Divergence "
+        "is geometric: each step's error makes the next step larger; a bad value is there at once",
+    )
+
+
+_NUMBERS = (
+    "exponential-overflow",
+    "half-precision-overflow",
+    "logarithm-of-zero",
+    "division-by-zero",
+)
+_SYMPTOMS = (
+    "oscillating-loss",
+    "diverging-loss",
+    "loss-plateau",
+    "loss-spike",
+    "exploding-gradient",
+    "dead-relu",
+    "saturated-activation",
+    "vanishing-gradient",
+    "non-finite-value",
+    "update-norm-spike",
+    "saturated-attention",
+    "attention-logit-growth",
+    "stalled-layers",
+    "collapsed-signal",
+    "weight-collapse",
+    "gradient-lost-through-time",
+    "learning-rate-too-low",
+)
+WITHIN = 8
+"""Steps before the first NaN in which a divergence is looked for."""
 
 
 @rule(
@@ -61,7 +96,8 @@ def learning_rate_too_high(history: History, limits: Limits) -> Iterator[Finding
     What it finds:
         Runs that have not learned, and whose typical weight matrix changes by a tenth of its own
         size at each step, or changed by its whole size at one; or whose loss alternates or
-        diverges with the steps it takes.
+        diverges with the steps it takes; and runs whose loss and gradient climb by decades in the
+        last steps before NaN.
 
     Why it matters:
         A gradient is true only nearby: a step beyond that lands anywhere. One such step is enough
@@ -81,6 +117,9 @@ def learning_rate_too_high(history: History, limits: Limits) -> Iterator[Finding
         LeCun, Bottou, Orr, Mueller 1998; CS231n neural-networks-3; pytorch-nin-cifar10#1 (2.302585
         for ever after one epoch at 0.1).
     """
+    if (climb := _climb(history, limits)) is not None:
+        yield _climbing(history, climb, limits)
+        return
     courses = windows.loss_course(history)
     if len(courses) > 1 or any(course.learned for course in courses):
         return
@@ -135,28 +174,77 @@ def learning_rate_too_high(history: History, limits: Limits) -> Iterator[Finding
             ),
         ),
         weight=1001.0 if _broke(history) else 5.0 + max(ratio, 0.0),
-        explains=(
-            "oscillating-loss",
-            "diverging-loss",
-            "loss-plateau",
-            "loss-spike",
-            "exploding-gradient",
-            "dead-relu",
-            "saturated-activation",
-            "vanishing-gradient",
-            "non-finite-value",
-            "exponential-overflow",
-            "half-precision-overflow",
-            "logarithm-of-zero",
-            "division-by-zero",
-            "update-norm-spike",
-            "saturated-attention",
-            "attention-logit-growth",
-            "stalled-layers",
-            "collapsed-signal",
-            "weight-collapse",
-        ),
+        explains=(*_SYMPTOMS, *_NUMBERS),
         exculpation="a loss that falls",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Climb:
+    """Losses that rose from step to step until they were no numbers."""
+
+    step: int
+    """The last one before they rose."""
+    losses: Floats
+    """From that on."""
+    decades: float
+
+
+def _climb(history: History, limits: Limits) -> _Climb | None:
+    """How loss and gradient rose in the steps before the first NaN, if they did."""
+    table = history["step"]
+    broken = next(history.of_kind("non-finite"), None)
+    if broken is None or len(table.columns) != 1:
+        return None
+    steps, losses = table.series("loss", 0)
+    numbers, norms = table.series("log10_raw_norm", 0)
+    if not len(norms):
+        numbers, norms = table.series("log10_norm", 0)
+    losses, steps = losses[steps <= broken.step], steps[steps <= broken.step]
+    steps, losses = steps[np.isfinite(losses)], losses[np.isfinite(losses)]
+    if len(losses) < 3 or broken.step - steps[-1] > 2:
+        return None
+    steps, losses = steps[-WITHIN:], losses[-WITHIN:]
+    low = max(float(np.min(np.abs(losses[:-2]))), 1e-12)
+    risen = np.flatnonzero(losses > 3.0 * low)
+    # Two and more in a row, up to the end: one alone may be a batch's.
+    start = len(losses)
+    while start - 1 in risen and start > 1:
+        start -= 1
+    within = (numbers >= steps[0]) & (numbers <= steps[-1]) & np.isfinite(norms)
+    if len(losses) - start < 2 or not within.any():
+        return None
+    grown = float(np.log10(losses[-1] / low))
+    slope = float(norms[within].max() - norms[within][0])
+    if not min(grown, slope) >= limits.climb:
+        return None
+    return _Climb(step=int(steps[start - 1]), losses=losses[start - 1 :], decades=grown)
+
+
+def _climbing(history: History, climb: _Climb, limits: Limits) -> Finding:
+    numbers, rates = history["step"].series("learning_rate", 0)
+    then = rates[numbers <= climb.step]
+    rate = f"a learning rate of {float(then[-1]):g}: " if len(then) else ""
+    course = ", ".join(windows.plain(float(loss)) for loss in climb.losses[:5])
+    return Finding(
+        code="OPT221",
+        name="learning-rate-too-high",
+        severity=Severity.ERROR,
+        modules=(),
+        summary=f"{rate}from step {climb.step} on each step made the loss larger ({course}),"
+        " and then came NaN or infinity",
+        evidence=(
+            Evidence(
+                quantity="decades that the loss rose before it was no number",
+                observed=climb.decades,
+                limit=limits.climb,
+                unit="decades",
+                step=climb.step,
+            ),
+        ),
+        weight=999.0,  # what makes a bad value at once is told by its own rule, and comes first
+        explains=_SYMPTOMS,
+        exculpation="a loss that was moderate one step before NaN",
     )
 
 

@@ -12,7 +12,7 @@ from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import Column, History, Table
 from gradmend.registry import Case, limit, rule
 from gradmend.theory.windows import FEWEST, RECENT, times
-from gradmend.theory.wiring import loss_falls, owners
+from gradmend.theory.wiring import EXACT, loss_falls, owners
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,14 @@ def overwritten_weights(history: History, limits: Limits) -> Iterator[Finding]:
             columns = [table.columns[i] for i in at]
             yield _anew(column, columns, table, at, limits, history.step)
             return
-    if len(table) < FEWEST or history.run.rehearsal:
+    if len(table) < EXACT or history.run.rehearsal:
         return
     outside = table["outside_share"][-RECENT:]
     known = np.count_nonzero(~np.isnan(outside), axis=0)
     changed = np.count_nonzero(outside >= limits.changed, axis=0)
-    guilty = (known >= FEWEST) & (changed >= limits.rows * known)
+    # It is an exact fact: few rows will do if all of them show it.
+    needed = np.where(known < FEWEST, known, limits.rows * known)
+    guilty = (known >= EXACT) & (changed >= needed)
     weight = table["log10_weight"][-RECENT:]
     half = len(weight) // 2
     growth = np.abs(_mean(weight[half:]) - _mean(weight[:half]))

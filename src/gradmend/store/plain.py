@@ -74,6 +74,15 @@ def event_of(step: Any, kind: Any, text: Any) -> Event:
     return Event(**_typed(Event, {**parse(text), "step": step, "kind": kind}))
 
 
+def as_stored(event: Event) -> Event:
+    """An event as it will be read back: lists for tuples, null for NaN and infinities."""
+    record = {"where": event.where, "text": event.text, "facts": event.facts}
+    try:
+        return event_of(event.step, event.kind, to_json(record))
+    except Damaged:  # too long to be read back
+        return event
+
+
 def run_of(content: Any) -> RunFacts:
     """The circumstances of a run from a JSON object."""
     if not isinstance(content, Mapping):

@@ -17,25 +17,37 @@ from gradmend.theory.loss_tail import loss_tails as loss_tails
 from gradmend.theory.loss_tail import modules_at as modules_at
 from gradmend.theory.windows import FEWEST, RECENT
 
+EXACT = 4
+"""Rows that settle an exact fact, if all of them show it: on a busy machine the dear tiers measure
+no more of a short run. Not 3, so that what is done at every second or fourth step is seen as such
+in rows that lie an odd number of steps apart."""
+
 NONE, ZERO, FINITE = 0, 1, 2
 """Codes of the gradient table's ``state``."""
 
 
 def standing(history: History, kind: str) -> dict[str, Event]:
-    """The newest event of a kind at each place, where it has stood for FEWEST rows of steps.
+    """The newest event of a kind at each place, where it has stood.
 
-    An event that a later one at the same place took back does not stand; one of an evaluation
-    in between has no steps behind it.
+    It has for FEWEST rows of steps; or for EXACT of them, if a later measurement of the modules
+    has not told otherwise. An event that a later one at the same place took back does not stand;
+    one of an evaluation in between has no steps behind it.
 
     Args:
         history: The run.
         kind: Such as ``module-state``.
     """
-    steps = history["step"].steps
-    if len(steps) < FEWEST:
+    steps, seen = history["step"].steps, history["output"].steps
+    if len(steps) < EXACT:
         return {}
+    long_ago = int(steps[-FEWEST]) if len(steps) >= FEWEST else -1
     newest = {event.where: event for event in history.of_kind(kind)}
-    return {where: event for where, event in newest.items() if event.step <= steps[-FEWEST]}
+    return {
+        where: event
+        for where, event in newest.items()
+        if event.step <= long_ago
+        or (event.step <= steps[-EXACT] and bool(np.any(seen > event.step)))
+    }
 
 
 def lasting_events(
@@ -43,7 +55,7 @@ def lasting_events(
 ) -> dict[str, Event | None]:
     """The newest event of a kind at each place if it shows something that lasts, else ``None``.
 
-    It lasts if the event has stood for FEWEST rows of steps, or the last three show it.
+    It lasts if the event stands (:func:`standing`), or the last three show it.
 
     Args:
         history: The run.
@@ -63,9 +75,14 @@ def lasting_events(
 
 
 def share_of_last(table: Table, quantity: str, column: int) -> float:
-    """Mean of a 0-or-1 quantity over its last RECENT numbers; NaN where FEWEST are not known."""
+    """Mean of a 0-or-1 quantity over its last RECENT numbers.
+
+    NaN where FEWEST are not known; where EXACT of them are and all say the same, that will do.
+    """
     known = table.series(quantity, column)[1][-RECENT:]
-    return float(known.mean()) if len(known) >= FEWEST else float("nan")
+    if len(known) < EXACT or (len(known) < FEWEST and bool(np.any(known != known[0]))):
+        return float("nan")
+    return float(known.mean())
 
 
 @dataclass(frozen=True)
@@ -87,21 +104,26 @@ class States:
 def states(history: History) -> States:
     """The states of the gradients over the last RECENT rows.
 
-    Columns of which fewer than FEWEST of those rows are known are nothing at all.
+    Columns of which fewer than EXACT of those rows are known are nothing at all; those of which
+    fewer than FEWEST are known are what all rows show, older ones too.
     """
     table = history["gradient"]
     every = table["state"]
     last = every[-RECENT:]
     known = np.count_nonzero(~np.isnan(last), axis=0)
-    enough = known >= FEWEST
-    none = np.count_nonzero(last == NONE, axis=0)
-    zero = np.count_nonzero(last == ZERO, axis=0)
-    alive = np.count_nonzero(last >= FINITE, axis=0)
+
+    def shown(holds: NDArray[np.bool_], share: float = 1.0) -> NDArray[np.bool_]:
+        times = np.count_nonzero(holds[-RECENT:], axis=0)
+        always = np.count_nonzero(holds, axis=0) == np.count_nonzero(~np.isnan(every), axis=0)
+        enough = (known >= FEWEST) | ((known >= EXACT) & always)
+        found: NDArray[np.bool_] = enough & (times >= share * known)
+        return found
+
     return States(
         known=known,
-        none=enough & (none == known),
-        zero=enough & (zero == known),
-        some=enough & (2 * alive >= known),
+        none=shown(every == NONE),
+        zero=shown(every == ZERO),
+        some=shown(every >= FINITE, share=0.5),
         ever=np.count_nonzero(every >= ZERO, axis=0) > 0,
     )
 

@@ -12,10 +12,11 @@ from torch import nn
 
 from gradmend.engine.watching.dead import why_dead
 from gradmend.engine.watching.live import CLEARS_AFTER, Live
-from gradmend.engine.watching.recent import BETWEEN, FIRST, LAST, MOST_EVENTS, Recent
+from gradmend.engine.watching.recent import Recent
 from gradmend.engine.watching.script import ScriptWatch
 from gradmend.records.finding import Finding, Severity
 from gradmend.records.history import QUANTITIES, Column, Event, History, RunFacts, Table
+from gradmend.store.keeping import BETWEEN, FIRST, LAST, MOST_EVENTS, Room
 
 
 def remembered(rows: int, columns: int = 1) -> Table:
@@ -36,6 +37,7 @@ def test_first_and_last_rows_are_whole_and_the_rest_is_spread(rows: int) -> None
     kept = set(table.steps.tolist())
     assert set(range(min(rows, FIRST))) <= kept
     assert set(range(max(0, rows - LAST), rows)) <= kept
+    assert table.steps.tolist() == Room.of(len(QUANTITIES["step"])).places(rows).tolist()
     gaps = np.diff(table.steps)
     assert rows < 1_000 or gaps.max() <= 4 * rows / BETWEEN
 
@@ -66,6 +68,15 @@ def test_events_are_bounded_and_the_ends_are_kept() -> None:
     events = recent.history(RunFacts()).events
     assert len(events) == MOST_EVENTS
     assert events[0].step == 0 and events[-1].step == 3 * MOST_EVENTS - 1
+
+
+def test_frequent_events_crowd_out_no_rare_one() -> None:
+    recent = Recent()
+    for step in range(3 * MOST_EVENTS):
+        recent.event(Event(step=step, kind="note", text=str(step)))
+        if step == MOST_EVENTS:
+            recent.event(Event(step=step, kind="non-finite"))
+    assert [e.step for e in recent.history(RunFacts()).of_kind("non-finite")] == [MOST_EVENTS]
 
 
 class Scripted(Live):

@@ -3,7 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+import gradmend
 from gradmend.engine.watching.budget import read_budget
 from gradmend.engine.watching.schedule import (
     AWAKE,
@@ -14,6 +16,7 @@ from gradmend.engine.watching.schedule import (
     Tier,
 )
 from gradmend.errors import BadInput
+from gradmend.theory.wiring import EXACT
 
 
 def simulate(
@@ -86,6 +89,72 @@ def test_what_is_done_once_is_on_no_bill() -> None:
     assert schedule.due("a", 0) and schedule.is_free("a")
     schedule.took("a", 0, 100.0, once=schedule.is_free("a"))
     assert schedule.spent == 0 and not schedule.is_free("a")
+
+
+COSTS = {
+    "pulse": 4e-4,
+    "rows": 1.2e-3,
+    "outputs": 2e-3,
+    "graph": 2e-4,
+    "rules": 7e-3,
+    "looks": 0.22,
+}
+FIRST = {**COSTS, "rows": 0.05, "outputs": 0.06}
+LISTENING = 2e-4
+"""Seconds as measured with the default budget on a perceptron of three layers, rounded up."""
+
+
+def short_run(slower: float, steps: int = 100) -> dict[str, list[int]]:
+    """At which steps each tier measures in a training of 1 ms a step, everything so much slower."""
+    watch = gradmend.watch(nn.Linear(1, 1))
+    schedule = watch.observer.schedule
+    watch.close()
+    times: dict[str, list[int]] = {name: [] for name in COSTS}
+    step = 0
+    while step < steps:
+        for name in COSTS:
+            if schedule.due(name, step) and not (name == "rules" and step == 0):
+                costs = COSTS if step else FIRST
+                schedule.took(name, step, slower * costs[name], once=step == 0)
+                times[name].append(step)
+        schedule.base += slower * LISTENING
+        schedule.heard += 1
+        asleep = schedule.sleeps(step)
+        schedule.passed(slower * 1e-3 * (1 + asleep), 1 + asleep)
+        step += 1 + asleep
+    return times
+
+
+def test_a_short_run_is_measured_alike_on_a_slower_machine() -> None:
+    fast = short_run(1.0)
+    assert fast["rows"] == list(range(0, 100, 10)) and len(fast["pulse"]) == 100
+    for slower in (2.0, 5.0):
+        slow = short_run(slower)
+        for name in ("pulse", "rows", "outputs", "graph"):
+            assert slow[name] == fast[name], (name, slower)
+
+
+def test_a_machine_under_heavy_load_still_sees_exact_facts() -> None:
+    slow = short_run(20.0)
+    assert len(slow["rows"]) >= 2 * EXACT
+    assert len(slow["outputs"]) >= EXACT
+    assert max(slow["pulse"]) >= 64
+
+
+def test_loading_kernels_says_nothing_of_the_next_measurement() -> None:
+    def after_the_first(*, warms_up: bool) -> bool:
+        tier = Tier(share=0.3, cost_in_steps=0.2, warms_up=warms_up)
+        schedule = Schedule(0.02, {"a": tier})
+        schedule.took("a", 0, 5.0, once=True)
+        schedule.passed(0.01)
+        return schedule.due("a", 1)
+
+    assert after_the_first(warms_up=True) and not after_the_first(warms_up=False)
+    tier = Tier(share=0.3, warms_up=True)
+    schedule = Schedule(0.02, {"a": tier})
+    schedule.took("a", 0, 5.0, once=True)
+    schedule.took("a", 1, 5.0)
+    assert not schedule.due("a", 2), "the second one says it all"
 
 
 @pytest.mark.parametrize(

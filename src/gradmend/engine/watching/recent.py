@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradmend.records.history import QUANTITIES, Column, Event, History, RunFacts, Table
-
-FIRST, LAST, BETWEEN = 64, 256, 128
-"""Rows kept of a table: the first, the last, and evenly spread ones between them."""
-MOST_NUMBERS = 16_000_000
-"""Numbers kept of a table at most (64 MB); wide tables keep fewer rows."""
-MOST_EVENTS = 512
+from gradmend.store.keeping import MOST_EVENTS, Room
 
 Row = tuple[int, NDArray[np.float32]]
 
@@ -25,6 +20,7 @@ class Recent:
     def __init__(self) -> None:
         self.tables: dict[str, _Rows] = {name: _Rows(names) for name, names in QUANTITIES.items()}
         self.events: list[Event] = []
+        self._kinds: Counter[str] = Counter()
 
     def columns(self, table: str, columns: Sequence[Column]) -> None:
         """Declare a table's columns; earlier rows know nothing of new ones."""
@@ -35,10 +31,13 @@ class Recent:
         self.tables[table].append(step, block)
 
     def event(self, event: Event) -> None:
-        """Remember an event; of too many the middle ones are forgotten."""
+        """Remember an event; of too many of a kind the middle ones are forgotten."""
         self.events.append(event)
-        if len(self.events) > MOST_EVENTS:
-            del self.events[MOST_EVENTS // 2]
+        self._kinds[event.kind] += 1
+        if self._kinds[event.kind] > MOST_EVENTS:
+            same = [at for at, each in enumerate(self.events) if each.kind == event.kind]
+            del self.events[same[MOST_EVENTS // 2]]
+            self._kinds[event.kind] -= 1
 
     def history(self, run: RunFacts) -> History:
         """All that is remembered."""
@@ -57,13 +56,13 @@ class _Rows:
 
     def append(self, step: int, block: NDArray[np.floating]) -> None:
         row = block.astype(np.float32)
-        share = MOST_NUMBERS // max(1, row.size)
-        if len(self.first) < min(FIRST, max(4, share // 7)):
+        room = Room.of(row.size)
+        if len(self.first) < room.first:
             self.first.append((step, row))
             return
         self.last.append((step, row))
-        while len(self.last) > min(LAST, max(8, share // 2)):
-            self._leave(self.last.popleft(), min(BETWEEN, max(8, share // 4)))
+        while len(self.last) > room.last:
+            self._leave(self.last.popleft(), room.between)
 
     def _leave(self, row: Row, most: int) -> None:
         if self._passed % self.stride == 0:
@@ -72,8 +71,12 @@ class _Rows:
         if len(self.between) > most:
             self.between, self.stride = self.between[::2], self.stride * 2
 
+    def rows(self) -> list[Row]:
+        """All that are remembered, in order."""
+        return [*self.first, *self.between, *self.last]
+
     def table(self, name: str) -> Table:
-        rows = [*self.first, *self.between, *self.last]
+        rows = self.rows()
         values = np.full((len(rows), len(self.quantities), len(self.columns)), np.nan)
         for at, (_, row) in enumerate(rows):
             values[at, :, : row.shape[1]] = row

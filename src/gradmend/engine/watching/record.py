@@ -12,6 +12,7 @@ from gradmend.engine.watching.recent import Recent
 from gradmend.records.exponents import Exponents
 from gradmend.records.history import QUANTITIES, Column, Event, History, RunFacts
 from gradmend.store.errors import StoreError
+from gradmend.store.plain import as_stored
 from gradmend.store.writer import RunWriter
 
 
@@ -41,6 +42,8 @@ class Record:
         for name, rows in self.recent.tables.items():
             if rows.columns:
                 writer.columns(name, rows.columns, at=0)
+            for step, block in rows.rows():
+                writer.append(name, step, dict(zip(QUANTITIES[name], block, strict=True)))
         for event in self.recent.events:
             writer.event(event)
         self.writer = writer
@@ -63,8 +66,8 @@ class Record:
             self.writer.histogram(table, step, counts)
 
     def event(self, event: Event) -> None:
-        """Add an event."""
-        self.recent.event(event)
+        """Add an event; its facts are remembered as a folder gives them back."""
+        self.recent.event(as_stored(event))
         if self.writer is not None:
             self.writer.event(event)
 

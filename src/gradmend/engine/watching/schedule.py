@@ -26,6 +26,9 @@ class Tier:
     """Seconds of one, a running mean; 0 before the first."""
     cost_in_steps: float = 0.0
     """What the first one is expected to cost, in steps of the training."""
+    warms_up: bool = False
+    """Whether what it takes at first, loading kernels, says nothing of the next: under load that
+    alone would be more than a short run pays for, and nothing would ever be measured again."""
     spent: float = 0.0
     last: int = -1_000_000
 
@@ -102,7 +105,10 @@ class Schedule:
         tier = self.tiers[name]
         tier.spent += 0.0 if once else seconds
         # A first measurement warms caches and compiles; it says too much about the next.
-        tier.cost = seconds if not tier.cost else min(seconds, 0.7 * tier.cost + 0.3 * seconds)
+        if tier.cost:
+            tier.cost = min(seconds, 0.7 * tier.cost + 0.3 * seconds)
+        elif not (once and tier.warms_up):
+            tier.cost = seconds
         tier.last = step
         self._urgent.discard(name)
         self._free.discard(name)

@@ -147,8 +147,12 @@ class Watch:
     ) -> Observer:
         tiers = {
             "pulse": Tier(share=0.30),
-            "rows": Tier(share=0.30, stride=1 if everything else 10, cost_in_steps=0.2),
-            "outputs": Tier(share=0.15, stride=5 if everything else 20, cost_in_steps=3.0),
+            "rows": Tier(
+                share=0.30, stride=1 if everything else 10, cost_in_steps=0.2, warms_up=True
+            ),
+            "outputs": Tier(
+                share=0.15, stride=5 if everything else 20, cost_in_steps=3.0, warms_up=True
+            ),
             "looks": Tier(share=0.10, stride=200, cost_in_steps=30.0),
             "graph": Tier(share=0.03, stride=25, cost_in_steps=0.1),
             "histograms": Tier(share=0.05, stride=50),
