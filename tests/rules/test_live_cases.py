@@ -72,7 +72,7 @@ PLANTED: dict[str, tuple[str, ...]] = {
     "isometric(depth=60, rate=0.01)": ("learning-rate-unscaled-with-depth",),
     "sigmoid_stack(depth=12)": ("vanishing-gradient",),
     "post_norm_transformer()": ("vanishing-gradient",),
-    "relu_stack(gain=10.0)": ("exploding-gradient",),
+    "relu_stack(gain=10.0)": ("init-gain-too-large", "exploding-gradient"),
     "step_size(rate=0.0)": ("learning-rate-zero",),
     "schedule(kind='too short')": ("learning-rate-zero",),
     "step_size(rate=1e-07)": ("learning-rate-too-low",),
@@ -146,7 +146,6 @@ ONLY_NOTED = {
     ("detached-parameters", "quantised(operation='round')"),
     ("unregistered-parameters", "optimizer_groups(fault='python_list')"),
     ("parameters-without-optimizer", "optimizer_groups(fault='head_only')"),
-    ("loss-unfit-for-target", "fed_classifier(loss='mse_of_softmax')"),
     ("loss-unfit-for-target", "fed_classifier(loss='class_indices')"),
     ("undivided-accumulation", "accumulated(divided=False, rate=0.005)"),
 }

@@ -791,7 +791,7 @@ def test_a_graph_that_reads_itself_ends() -> None:
 
 def few(rows: int, **values: Any) -> History:
     """The last rows alone are known: a busy machine."""
-    known = {}
+    known: dict[str, Any] = {}
     for quantity, value in values.items():
         column = np.full(ROWS, np.nan)
         column[-rows:] = value

@@ -16,16 +16,24 @@ from gradmend.probe.batch import Batch, Feeder, map_tensors
 from gradmend.probe.look import look
 from gradmend.probe.shadow import make_shadow, untouched
 from gradmend.records.request import Answer, Measurement, Request
-from gradmend.records.trace import Trace
+from gradmend.records.trace import Operation, Trace
 
 FEW = 24
 """Steps of a few, where the caller names no number: what the rules call recent."""
 
 
-OPERATION_SECONDS = 3e-4
+OPERATION_SECONDS = 4e-4
 """What a watched step spends on each operation beyond arithmetic, on a common CPU core."""
-ARITHMETIC = 2e10
+RECURRENT_SECONDS = 1e-4
+"""On each of those that a recurrent layer runs on its own, of which only few are watched."""
+PARAMETER_SECONDS = 4e-9
+"""On each parameter: Adam, and the statistics of gradients and updates."""
+ARITHMETIC = 5e10
 """Floating-point operations a second of such a core."""
+ONE_STEP_SECONDS = 0.5
+"""Where a step is expected to take less, one is taken even if nothing is left for it."""
+FEWEST_RECURRENT = 2
+"""Steps of a recurrent model there: whether a gradient is lost through time takes two looks."""
 
 
 def step_seconds(trace: Trace) -> float:
@@ -41,8 +49,17 @@ def step_seconds(trace: Trace) -> float:
         if op.weights is not None and op.signal is not None
     )
     work = max(products, trace.run.parameters * max(trace.run.batch_size, 1))
-    moved = 30.0 * trace.run.parameters  # Adam, and the statistics of gradients and updates
-    return OPERATION_SECONDS * len(trace.operations) + (6.0 * work + moved) / ARITHMETIC
+    inner = sum(_is_recurrent(op) for op in trace.operations)
+    return (
+        OPERATION_SECONDS * (len(trace.operations) - inner)
+        + RECURRENT_SECONDS * inner
+        + PARAMETER_SECONDS * trace.run.parameters
+        + 6.0 * work / ARITHMETIC
+    )
+
+
+def _is_recurrent(op: Operation) -> bool:
+    return op.cause == "recurrence"
 
 
 @dataclass(kw_only=True)
@@ -123,8 +140,12 @@ class Measurer:
         if self.rehearsal is None:
             steps = self.steps
             if steps is None:
-                steps = min(FEW, int((self.seconds - self.spent) / step_seconds(first)))
-                self.spent += steps * step_seconds(first)
+                each = step_seconds(first)
+                steps = min(FEW, int((self.seconds - self.spent) / each))
+                if each < ONE_STEP_SECONDS and self.seconds > 0:
+                    recurrent = any(map(_is_recurrent, first.operations))
+                    steps = max(steps, FEWEST_RECURRENT if recurrent else 1)
+                self.spent += steps * each
             if steps > 0:
                 self.rehearsal = rehearse(
                     self.model,

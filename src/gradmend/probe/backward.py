@@ -311,16 +311,20 @@ def norm(grad: Tensor) -> Tensor:
     if values.requires_grad:
         values = values.detach()
     kind = wide(values)
+    found: Tensor
     if values.dtype == kind or values.device.type != "cpu":
-        return torch.linalg.vector_norm(values, dtype=kind)
-    # With another dtype, vector_norm itself converts entry by entry, five times as slowly.
-    if values.numel() <= CHUNK:
-        return torch.linalg.vector_norm(values.to(kind))
-    if not values.is_contiguous() and values.dim() >= 2:
-        values = values.mT  # a weight's gradient comes transposed; otherwise it is copied below
-    flat = values.reshape(-1)
-    parts = [torch.linalg.vector_norm(part.to(kind)) for part in flat.split(CHUNK)]
-    return torch.linalg.vector_norm(torch.stack(parts))
+        found = torch.linalg.vector_norm(values, dtype=kind)
+    elif values.numel() <= CHUNK:
+        # With another dtype, vector_norm itself converts entry by entry, five times as slowly.
+        found = torch.linalg.vector_norm(values.to(kind))
+    else:
+        if not values.is_contiguous() and values.dim() >= 2:
+            values = values.mT  # a weight's gradient comes transposed; any other is copied below
+        parts = torch.split(values.reshape(-1), CHUNK)
+        found = torch.linalg.vector_norm(
+            torch.stack([torch.linalg.vector_norm(part.to(kind)) for part in parts])
+        )
+    return found
 
 
 def _norm_of(grads: Iterable[Tensor]) -> float:

@@ -244,19 +244,21 @@ def measure(x: Tensor, channel_dim: int = -1) -> Signal:
         x: Values, any shape; one dimension holds the units, all others are samples.
         channel_dim: The dimension of the units (1 for images [B, C, H, W], -1 for [.., D]).
     """
-    values, bad = x if x.dim() > 1 else x[None], 0
+    values, bad, fresh = x if x.dim() > 1 else x[None], 0, x.dtype != wide(x)
+    if x.element_size() == 1:
+        values = values.to(wide(x))  # few operations know these types
     unit = channel_dim % values.dim()
     largest = values.abs().amax()
     if not bool(torch.isfinite(largest)):
         finite = torch.isfinite(values)
         bad = int(values.numel() - finite.sum())
-        values = torch.where(finite, values, torch.zeros_like(values))
+        values, fresh = torch.where(finite, values, torch.zeros_like(values)), True
         largest = values.abs().amax()
     values = values.to(wide(x))
     samples = [d for d in range(values.dim()) if d != unit]
     per_unit = values.mean(samples, keepdim=True)
     offset = per_unit.square().mean()
-    apart = values - per_unit if values.data_ptr() == x.data_ptr() else values.sub_(per_unit)
+    apart = values.sub_(per_unit) if fresh else values - per_unit
     spread = torch.linalg.vector_norm(apart).square() / apart.numel()
     found = torch.stack([offset, spread, per_unit.mean(), largest.to(wide(x))]).tolist()
     return Signal(

@@ -23,7 +23,7 @@ def stats_of(x: Tensor) -> Stats:
     if values.device.type != "cpu" or values.numel() <= CHUNK:
         return _stats_of(values.to(wide(x)))
     found = Stats()
-    for part in values.split(CHUNK):
+    for part in torch.split(values, CHUNK):
         found = found.merge_parts(_stats_of(part.to(wide(x))))
     return found
 

@@ -12,6 +12,7 @@ from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import History
 from gradmend.registry import Case, limit, rule
 from gradmend.theory import windows
+from gradmend.theory.guessing import stays_at_a_guess
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ class Limits:
         unit="decades",
         source="the same before training: below 2^-24 = 1e-7 a time step's part is rounded away in "
         "the sum over time; ten decades more, as the last steps may be all that matters",
+    )
+    horizon: float = limit(
+        1.0,
+        unit="time steps",
+        source="until 1/e of the gradient is left, below which it is said before training, as in "
+        "gradient-lost-through-time: torch's default of half a gate has 1.4",
     )
     opening: float = limit(
         0.8,
@@ -72,10 +79,11 @@ def forget_gate_closed(history: History, limits: Limits) -> Iterator[Finding]:
     How it is measured:
         The mean opening of the forget gate and the size of dL/dh_t by time step, on the run's own
         batches. A bias of log(T - 1) makes a gate keep its cell over T steps. Before training, in
-        a check's few steps, it is said only where less than 1e-17 of the gradient arrives.
+        a check's few steps, it is said only where less than 1e-17 of the gradient arrives, or 1/e
+        of it not even one step back.
 
     Silent when:
-        The loss falls; sequences are short; the loss reads every time step; the gate is open and
+        The loss falls, below that of a guess too; sequences are short; the loss reads every time step; the gate is open and
         something else loses the gradient.
 
     References:
@@ -86,18 +94,24 @@ def forget_gate_closed(history: History, limits: Limits) -> Iterator[Finding]:
     if not len(table):
         return
     rehearsal = history.run.rehearsal
-    if not rehearsal and windows.learned(history) is not False:
+    stuck = windows.learned(history) is False or stays_at_a_guess(history)
+    if not rehearsal and not stuck:
         return
     # Unrolling is dear, so there may be one row only; gates and spans hardly change meanwhile.
-    span = windows.rank(windows.recent(table, "log10_span"), 0.75)
+    if rehearsal:  # what steps on one batch make of it is no matter
+        span, gate, reach = (table.first(name) for name in ("log10_span", "forget_gate", "horizon"))
+    else:
+        span = windows.rank(windows.recent(table, "log10_span"), 0.75)
+        gate, reach = (
+            windows.rank(windows.recent(table, name), 0.5) for name in ("forget_gate", "horizon")
+        )
     span = np.where(np.isneginf(span), -99.0, span)
-    gate, reach = (
-        windows.rank(windows.recent(table, name), 0.5) for name in ("forget_gate", "horizon")
-    )
     guilty = [
         at
-        for at in np.flatnonzero(span <= (limits.unheard if rehearsal else limits.span))
-        if gate[at] <= limits.opening and _is_short(table.columns[at].facts, reach[at], limits)
+        for at in np.flatnonzero(span <= limits.span)
+        if (stuck or span[at] <= limits.unheard or reach[at] < limits.horizon)
+        and gate[at] <= limits.opening
+        and _is_short(table.columns[at].facts, reach[at], limits)
     ]
     if not guilty:
         return
@@ -132,7 +146,7 @@ def forget_gate_closed(history: History, limits: Limits) -> Iterator[Finding]:
             Evidence(
                 quantity="decades over the sequence",
                 observed=float(span[worst]),
-                limit=limits.unheard if rehearsal else limits.span,
+                limit=limits.span,
                 unit="decades",
                 module=column.module,
                 step=history.step,

@@ -12,6 +12,7 @@ from gradmend.records.history import History
 from gradmend.records.trace import Trace
 from gradmend.registry import Case, limit, rule
 from gradmend.theory import windows
+from gradmend.theory.guessing import first_loss, loss_beside_wide_outputs
 from gradmend.theory.repeated import repeated_modules
 
 
@@ -24,6 +25,18 @@ class Limits:
         unit="decades",
         source="of the gradient's size from the last time step to the first; healthy layers of our "
         "trainings stay below 1",
+    )
+    broken_span: float = limit(
+        2.0,
+        unit="decades",
+        source="the same before the first step, in a run that came to NaN or began far above a "
+        "guess: midway between that and healthy layers",
+    )
+    loss_over_chance: float = limit(
+        3.0, unit="1", source="first loss over that of a guess, as in init-gain-too-large"
+    )
+    outputs: float = limit(
+        5.0, unit="1", source="size of the first outputs, as in init-gain-too-large"
     )
     error_span: float = limit(
         6.0,
@@ -42,6 +55,7 @@ _EXPLAINS = (
     "update-norm-spike",
     "clip-too-tight",
     "non-finite-value",
+    "learning-rate-too-high",
 )
 
 
@@ -51,17 +65,28 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
         return
     span = windows.lasting(table, "log10_span", 0.25, fewest=windows.FEW)
     span = np.where(np.isposinf(span), 99.0, span)
-    guilty = np.flatnonzero(span >= limits.span)
+    least = limits.span
+    if _began_too_large(history, limits):
+        span, least = table.first("log10_span"), limits.broken_span
+    guilty = np.flatnonzero(span >= least)
     if not len(guilty):
         return
     worst = int(guilty[np.argmax(span[guilty])])
     column, decades = table.columns[worst], float(span[worst])
-    radius = windows.lasting(table, "spectral_radius", fewest=windows.FEW)[worst]
-    gain = windows.lasting(table, "log10_gain", fewest=windows.FEW)[worst]
+    radius, gain = (
+        table.first(name)[worst]
+        if least < limits.span
+        else windows.lasting(table, name, fewest=windows.FEW)[worst]
+        for name in ("spectral_radius", "log10_gain")
+    )
     yield Finding(
         code="REC222",
         name="gradient-grown-through-time",
-        severity=Severity.ERROR if decades >= limits.error_span else Severity.WARNING,
+        severity=(
+            Severity.ERROR
+            if decades >= limits.error_span or least < limits.span
+            else Severity.WARNING
+        ),
         modules=tuple(dict.fromkeys(table.columns[i].module for i in guilty)),
         source=column.source,
         summary=(
@@ -78,7 +103,7 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
             Evidence(
                 quantity="decades over the sequence",
                 observed=decades,
-                limit=limits.span,
+                limit=least,
                 unit="decades",
                 module=column.module,
                 step=history.step,
@@ -88,6 +113,14 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
         explains=_EXPLAINS,
         exculpation="less growth",
     )
+
+
+def _began_too_large(history: History, limits: Limits) -> bool:
+    """Whether the run came to NaN, or its first loss was far above that of a guess."""
+    if any(True for _ in history.of_kind("non-finite")):
+        return True
+    first, guess = first_loss(history), loss_beside_wide_outputs(history, limits.outputs)
+    return first is not None and guess is not None and first >= limits.loss_over_chance * guess
 
 
 @rule(
@@ -113,7 +146,8 @@ def gradient_grown_through_time(trace: Trace, limits: Limits) -> Iterator[Findin
 
     What it finds:
         Recurrent layers in which dL/dh is three decades larger at the first time step than at the
-        last, lastingly.
+        last, lastingly; or two before the first step, in a run that came to NaN or that began far
+        above a guess.
 
     Why it matters:
         The step is decided by the first time steps alone; clipping keeps it finite and throws

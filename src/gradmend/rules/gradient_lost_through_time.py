@@ -12,6 +12,7 @@ from gradmend.records.history import History
 from gradmend.records.trace import Trace
 from gradmend.registry import Case, limit, rule
 from gradmend.theory import windows
+from gradmend.theory.guessing import stays_at_a_guess
 from gradmend.theory.repeated import repeated_modules
 
 
@@ -37,12 +38,13 @@ class Limits:
 def _live(history: History, limits: Limits) -> Iterator[Finding]:
     table = history["recurrence"]
     rehearsal = history.run.rehearsal
-    if not len(table) or (not rehearsal and windows.learned(history) is not False):
+    stuck = windows.learned(history) is False or stays_at_a_guess(history)
+    if not len(table) or not (rehearsal or stuck):
         return
     span = windows.lasting(table, "log10_span", 0.75, fewest=windows.FEW)
     span = np.where(np.isneginf(span), -99.0, span)
     lost = span <= limits.span
-    if rehearsal:  # whether the beginning matters cannot be known yet: only what nobody wants
+    if not stuck:  # whether the beginning matters cannot be known yet: only what nobody wants
         lost &= windows.lasting(table, "horizon", 0.75) < limits.horizon
     guilty = np.flatnonzero(lost)
     if not len(guilty):
@@ -61,7 +63,7 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
     yield Finding(
         code="REC221",
         name="gradient-lost-through-time",
-        severity=Severity.WARNING if rehearsal else Severity.ERROR,
+        severity=Severity.ERROR if stuck else Severity.WARNING,
         modules=tuple(dict.fromkeys(table.columns[i].module for i in guilty)),
         source=column.source,
         summary=(
@@ -124,8 +126,8 @@ def gradient_lost_through_time(trace: Trace, limits: Limits) -> Iterator[Finding
         convicted only when it is switched off: a horizon below one step.
 
     Silent when:
-        The loss falls: the sequence's end may be all that matters; losses at every time step
-        reach all of them.
+        The loss falls, below that of a guess too: the sequence's end may be all that matters;
+        losses at every time step reach all of them.
 
     References:
         Hochreiter 1991; Bengio, Simard, Frasconi 1994; Jozefowicz et al. 2015 (forget bias of 1).

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import History
-from gradmend.records.trace import ActivationFacts, Operation, Trace
+from gradmend.records.trace import Operation, Trace
 from gradmend.registry import Case, limit, rule
 from gradmend.theory import windows
 from gradmend.theory.activations import KNOWN, activation
@@ -21,7 +21,7 @@ from gradmend.theory.guessing import (
     loss_of_a_guess,
     loss_over_guess,
 )
-from gradmend.theory.reference_gain import gain_range
+from gradmend.theory.loudness import gains, loudest, taken_back
 
 
 @dataclass(frozen=True)
@@ -122,19 +122,19 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
     at = windows.matrices(table.columns)
     begin = table.first("log10_weight")
     looked_up = {c.module for c in history["output"].columns if c.kind.startswith("Embedding")}
-    gains = {}
+    large: dict[int, float] = {}
     for i in at:
         if table.columns[i].module in looked_up:
             continue  # a row is looked up, and not summed
         shape = table.columns[i].shape
         gain = float(begin[i]) + 0.5 * math.log10(math.prod(shape[1:]))
         if table.columns[i].order >= 0 and gain >= math.log10(limits.ratio * limits.readout_gain):
-            gains[int(i)] = gain - math.log10(limits.readout_gain)
-    if not gains:
+            large[int(i)] = gain - math.log10(limits.readout_gain)
+    if not large:
         return
-    worst = max(gains, key=lambda i: gains[i])
-    which = list(gains)
-    if gains[worst] > limits.alone * sum(gains.values()):
+    worst = max(large, key=lambda i: large[i])
+    which = list(large)
+    if large[worst] > limits.alone * sum(large.values()):
         which.sort(key=lambda i: i != worst)
     yield Finding(
         code="INI102",
@@ -143,8 +143,8 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
         modules=tuple(dict.fromkeys(table.columns[i].module for i in which)),
         source=table.columns[which[0]].source,
         summary=(
-            f"{len(gains)} layer(s) start with weight gain up to"
-            f" {windows.times(gains[worst]) * limits.readout_gain:.3g}, where 1 to 2 is usual: the"
+            f"{len(large)} layer(s) start with weight gain up to"
+            f" {windows.times(large[worst]) * limits.readout_gain:.3g}, where 1 to 2 is usual: the"
             f" first loss is {first:.3g}, and that of a guess {guess:.3g}"
         ),
         evidence=(
@@ -155,7 +155,7 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
                 unit="nats",
             ),
         ),
-        weight=sum(gains.values()),
+        weight=sum(large.values()),
         explains=_EXPLAINS,
         exculpation="a loss that has fallen below that of a guess",
     )
@@ -231,7 +231,7 @@ def init_gain_too_large(trace: Trace, limits: Limits) -> Iterator[Finding]:
         return  # trained weights are no initialisation
     large = [
         (weights, act, ratio)
-        for weights, act, ratio in _gains(trace, limits)
+        for weights, act, ratio in gains(trace, limits.readout_gain)
         if ratio > limits.ratio
     ]
     if not large:
@@ -250,9 +250,9 @@ def init_gain_too_large(trace: Trace, limits: Limits) -> Iterator[Finding]:
     ]
     excess = sum(math.log10(r) for _, _, r in large)
     grows, sure = growth >= limits.decades, chance >= limits.loss_over_chance
-    told = [r for w, _, r in large if w.share > 0.99 and not _taken_back(trace, w)]
+    told = [r for w, _, r in large if w.share > 0.99 and not taken_back(trace, w)]
     product = sum(math.log10(r) for r in told)
-    loud = product >= limits.product and _loudest(trace) >= limits.logits
+    loud = product >= limits.product and loudest(trace) >= limits.logits
     if not (grows or sure or loud) and len(flat) < max(1, len(large) // 2):
         return
     weights, act, ratio = max(large, key=lambda item: item[2])
@@ -307,43 +307,6 @@ def init_gain_too_large(trace: Trace, limits: Limits) -> Iterator[Finding]:
         weight=max(growth, float(len(flat)), excess),
         explains=_EXPLAINS,
         exculpation="neither growth nor saturation",
-    )
-
-
-def _gains(
-    trace: Trace, limits: Limits
-) -> Iterator[tuple[Operation, ActivationFacts | None, float]]:
-    """Each linear map, the activation it feeds, and its gain over the largest sensible one."""
-    for weights, act in trace.pairs():
-        assert weights.weights is not None and act.activation is not None
-        critical = gain_range(act.activation.function)
-        if critical is not None and weights.share > 0:
-            yield weights, act.activation, weights.weights.sigma_w / critical[1]
-    paired = {weights.id for weights, _ in trace.pairs()}
-    for op in trace.weights:  # what feeds no activation: a layer of logits, a projection
-        if op.id not in paired and op.weights is not None and op.share > 0.99:
-            if not _read_by_a_norm(trace, op):
-                yield op, None, op.weights.sigma_w / limits.readout_gain
-
-
-def _read_by_a_norm(trace: Trace, weights: Operation) -> bool:
-    """Whether all that reads a layer normalises it, or whether an activation theory lacks does."""
-    readers = [trace.operations[at] for at in trace.readers.get(weights.id, ())]
-    return any(op.activation is not None or op.cause == "normalisation" for op in readers)
-
-
-def _taken_back(trace: Trace, weights: Operation) -> bool:
-    """Whether a normalisation that all of the gradient passes stands behind a layer."""
-    return any(
-        op.cause == "normalisation" and op.share > 0.98 for op in trace.operations[weights.id :]
-    )
-
-
-def _loudest(trace: Trace) -> float:
-    """Root mean square of the largest output of a linear map on the trunk."""
-    return max(
-        (math.sqrt(op.signal.mean_square) for op in trace.weights if op.signal and op.share > 0.99),
-        default=0.0,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.request import Request
-from gradmend.records.trace import Trace
+from gradmend.records.trace import Operation, Trace
 from gradmend.registry import Case, limit, rule
 from gradmend.theory.recovery import few_steps, recovers
 from gradmend.theory.reference_gain import gain_range
@@ -35,12 +35,28 @@ class Limits:
         source="of the shortfall, by which one layer is named before all others: more than all of "
         "them together",
     )
+    lone: float = limit(
+        0.01,
+        unit="1",
+        source="sigma_w / smallest critical sigma_w of one layer, from which it is told whatever "
+        "the rest makes of it: a thirtieth of torch's default before ReLU, and below the 0.04 of "
+        "N(0, 0.01) on 27 inputs (Krizhevsky et al. 2012)",
+    )
+    quiet: float = limit(
+        0.1,
+        unit="1",
+        source="rms of what such a layer puts out, across samples: above, its inputs are large, "
+        "and a small weight scales them (our choice)",
+    )
     error_decades: float = limit(
         5.5,
         unit="decades",
         source="VGG16 without norm at torch's default (5.9 decades) does not learn: "
         "forums.fast.ai/t/48936; six sigmoid layers (5.1) do: microsoft/CNTK#476",
     )
+
+
+_EXPLAINS = ("vanishing-gradient", "collapsed-signal", "depth-without-skip", "dead-relu")
 
 
 @rule(
@@ -53,9 +69,16 @@ class Limits:
         Case.of("mlp", depth=24, activation="gelu"),
         Case.of("cnn", depth=16, activation="relu", norm=False),
         Case.of("mlp", depth=10, activation="tanh", init="orthogonal", bad_layer=4, bad_gain=1e-6),
+        Case.of(
+            "mlp", depth=6, activation="relu", init="normal", gain=1.4, bad_layer=3, bad_gain=3e-3
+        ),
     ],
     silent_on=[
         Case.of("mlp", depth=3, activation="relu"),
+        Case.of(
+            "mlp", depth=6, activation="relu", init="normal", gain=1.4, bad_layer=3, bad_gain=0.03
+        ),
+        Case.of("mlp", depth=6, norm="batch", init="normal", gain=1.4, bad_layer=3, bad_gain=0.01),
         Case.of("mlp", depth=30, activation="tanh", init="orthogonal", gain=1.05),
         Case.of("mlp", depth=24, activation="relu", init="normal", gain=1.414),
         Case.of("mlp", depth=12, activation="relu", norm="batch"),
@@ -79,7 +102,7 @@ def init_gain_too_small(trace: Trace, limits: Limits) -> Iterator[Finding | Requ
     How it is measured:
         sigma_w from the weights themselves, against the smallest critical gain that the
         activation has at any depth, by quadrature; judged only where the ledger shows that the
-        gradient was lost.
+        gradient was lost. A hundredth of it is told without that, where nothing behind restores the signal.
 
     Silent when:
         The gradient arrives (normalisation, skips, few layers), or theory does not know the
@@ -92,8 +115,11 @@ def init_gain_too_small(trace: Trace, limits: Limits) -> Iterator[Finding | Requ
         et al. 2017 (chi, criticality). torch's default: pytorch/pytorch#15314.
     """
     total = trace.total_decades
-    if trace.run.step or total is None or not total <= -limits.warning_decades:
+    if trace.run.step or total is None or math.isnan(total):
         return  # trained weights are no initialisation, and NaN convicts nobody
+    if not total <= -limits.warning_decades:
+        yield from _lone(trace, limits)
+        return
     guilty, ratios, functions = [], [], []
     pairs = list(trace.pairs())
     for weights, act in pairs:
@@ -116,6 +142,7 @@ def init_gain_too_small(trace: Trace, limits: Limits) -> Iterator[Finding | Requ
             trace, lambda after: -(after.total_decades or 0.0), limits.warning_decades
         )
         if mended:
+            yield from _lone(trace, limits)
             return
         if mended is None:
             yield few_steps("INI101", "init-gain-too-small", "the gradient")
@@ -157,6 +184,61 @@ def init_gain_too_small(trace: Trace, limits: Limits) -> Iterator[Finding | Requ
             ),
         ),
         weight=-sum(op.decades for op in guilty),
-        explains=("vanishing-gradient", "collapsed-signal", "depth-without-skip", "dead-relu"),
+        explains=_EXPLAINS,
         exculpation="the gradient arrives all the same",
+    )
+
+
+def _lone(trace: Trace, limits: Limits) -> Iterator[Finding]:
+    """A layer on the trunk that passes on next to nothing, where the gradient's loss is small."""
+    found: list[tuple[Operation, float, str]] = []
+    last = trace.weights[-1].id if trace.weights else -1
+    for op, act in trace.pairs():
+        assert op.weights is not None and act.activation is not None
+        critical = gain_range(act.activation.function)
+        if critical is None or op.share <= 0.99 or op.id == last or not op.weights.trainable:
+            continue
+        ratio = op.weights.sigma_w / critical[0]
+        if 0.0 < ratio <= limits.lone and not _restored(trace, op, limits):
+            found.append((op, ratio, act.activation.function))
+    if not found:
+        return
+    worst, ratio, function = min(found, key=lambda item: item[1])
+    critical = gain_range(function)
+    assert critical is not None and worst.weights is not None
+    found.sort(key=lambda item: item[0] is not worst)
+    yield Finding(
+        code="INI101",
+        name="init-gain-too-small",
+        severity=Severity.ERROR,
+        modules=tuple(dict.fromkeys(op.module for op, _, _ in found)),
+        source=worst.source,
+        summary=(
+            f"{worst.module or 'the model'} starts with weight gain {worst.weights.sigma_w:.3g},"
+            f" where {function} needs {critical[0]:.3g}: it passes on {ratio:.2g} of signal and"
+            " gradient, and all of the model goes through it"
+        ),
+        evidence=(
+            Evidence(
+                quantity="weight gain over critical gain",
+                observed=ratio,
+                limit=limits.lone,
+                module=worst.module,
+            ),
+        ),
+        weight=-math.log10(ratio),
+        explains=_EXPLAINS,
+        exculpation="a gain of a hundredth and more, or a norm behind it",
+    )
+
+
+def _restored(trace: Trace, op: Operation, limits: Limits) -> bool:
+    """Whether its inputs are large, or a norm behind it brings the signal back."""
+
+    def told_apart(at: Operation) -> float:
+        return math.sqrt(at.signal.spread_square) if at.signal is not None else 0.0
+
+    return told_apart(op) > limits.quiet or any(
+        later.cause == "normalisation" and later.share > 0.98 and told_apart(later) > limits.quiet
+        for later in trace.operations[op.id + 1 :]
     )

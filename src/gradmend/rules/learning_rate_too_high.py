@@ -11,6 +11,7 @@ from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import Floats, History
 from gradmend.registry import Case, limit, rule
 from gradmend.theory import windows
+from gradmend.theory.divergence import Divergence, divergence
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,6 @@ _SYMPTOMS = (
     "gradient-lost-through-time",
     "learning-rate-too-low",
 )
-WITHIN = 8
-"""Steps before the first NaN in which a divergence is looked for."""
 
 
 @rule(
@@ -117,7 +116,7 @@ def learning_rate_too_high(history: History, limits: Limits) -> Iterator[Finding
         LeCun, Bottou, Orr, Mueller 1998; CS231n neural-networks-3; pytorch-nin-cifar10#1 (2.302585
         for ever after one epoch at 0.1).
     """
-    if (climb := _climb(history, limits)) is not None:
+    if (climb := divergence(history, limits.climb, limits.huge)) is not None:
         yield _climbing(history, climb, limits)
         return
     courses = windows.loss_course(history)
@@ -179,60 +178,18 @@ def learning_rate_too_high(history: History, limits: Limits) -> Iterator[Finding
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Climb:
-    """Losses that rose from step to step until they were no numbers."""
-
-    step: int
-    """The last one before they rose."""
-    losses: Floats
-    """From that on."""
-    decades: float
-
-
-def _climb(history: History, limits: Limits) -> _Climb | None:
-    """How loss and gradient rose in the steps before the first NaN, if they did."""
-    table = history["step"]
-    broken = next(history.of_kind("non-finite"), None)
-    if broken is None or len(table.columns) != 1:
-        return None
-    steps, losses = table.series("loss", 0)
-    numbers, norms = table.series("log10_raw_norm", 0)
-    if not len(norms):
-        numbers, norms = table.series("log10_norm", 0)
-    losses, steps = losses[steps <= broken.step], steps[steps <= broken.step]
-    steps, losses = steps[np.isfinite(losses)], losses[np.isfinite(losses)]
-    if len(losses) < 3 or broken.step - steps[-1] > 2:
-        return None
-    steps, losses = steps[-WITHIN:], losses[-WITHIN:]
-    low = max(float(np.min(np.abs(losses[:-2]))), 1e-12)
-    risen = np.flatnonzero(losses > 3.0 * low)
-    # Two and more in a row, up to the end: one alone may be a batch's.
-    start = len(losses)
-    while start - 1 in risen and start > 1:
-        start -= 1
-    within = (numbers >= steps[0]) & (numbers <= steps[-1]) & np.isfinite(norms)
-    if len(losses) - start < 2 or not within.any():
-        return None
-    grown = float(np.log10(losses[-1] / low))
-    slope = float(norms[within].max() - norms[within][0])
-    if not min(grown, slope) >= limits.climb:
-        return None
-    return _Climb(step=int(steps[start - 1]), losses=losses[start - 1 :], decades=grown)
-
-
-def _climbing(history: History, climb: _Climb, limits: Limits) -> Finding:
+def _climbing(history: History, climb: Divergence, limits: Limits) -> Finding:
     numbers, rates = history["step"].series("learning_rate", 0)
     then = rates[numbers <= climb.step]
     rate = f"a learning rate of {float(then[-1]):g}: " if len(then) else ""
     course = ", ".join(windows.plain(float(loss)) for loss in climb.losses[:5])
+    did = "each step made the loss larger" if len(climb.losses) > 2 else "the loss rose"
     return Finding(
         code="OPT221",
         name="learning-rate-too-high",
         severity=Severity.ERROR,
         modules=(),
-        summary=f"{rate}from step {climb.step} on each step made the loss larger ({course}),"
-        " and then came NaN or infinity",
+        summary=f"{rate}from step {climb.step} on {did} ({course}), and then came NaN or infinity",
         evidence=(
             Evidence(
                 quantity="decades that the loss rose before it was no number",

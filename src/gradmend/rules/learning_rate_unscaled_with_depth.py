@@ -28,7 +28,7 @@ class Limits:
         " and 1e-3) and do not at 1.2 and 4 (3e-3 and 1e-2)",
     )
     fallen: float = limit(
-        0.7,
+        0.5,
         unit="1",
         source="last loss over the first: below it the run learns. Our choice: the last layer alone"
         " lowers a loss a little while the others are wrecked",
@@ -47,7 +47,7 @@ class Limits:
     limits=Limits,
     fires_on=[
         Case.of("isometric", depth=60, rate=1e-2),
-        Case.of("isometric", depth=40, rate=1e-2),
+        Case.of("isometric", depth=80, rate=1e-2),
     ],
     silent_on=[
         Case.of("isometric", depth=60, rate=2e-4),

@@ -296,7 +296,6 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
         Case.of("fed_classifier"),
         Case.of("fed_classifier", loss="bce"),
         Case.of("fed_classifier", loss="kl"),
-        Case.of("fed_classifier", loss="mse_of_softmax"),
         Case.of("fed_classifier", loss="class_indices"),
         Case.of("adversaries"),
     ],

@@ -85,10 +85,13 @@ def outlier_batch(history: History, limits: Limits) -> Iterator[Finding]:
         another state: which is why the batch itself is looked at.
     """
     worst: tuple[float, Event, float, str] | None = None
-    for where, name, event, usual in _jumps(history):
-        now = _numbers(event, name)
-        away = _away(now, usual)
-        ordinary = max(_away(each, usual) for each in usual)
+    jumps = list(_jumps(history))
+    for where, name, event, usual in jumps:
+        away = _away(_numbers(event, name), usual)
+        told = [*usual, *(_numbers(e, n) for w, n, e, _ in jumps if w == where)]
+        # The same sample of a next epoch is as far away; other distances are the data's own tails.
+        others = [d for each in told if abs((d := _away(each, usual)) - away) > 0.01 * abs(away)]
+        ordinary = max(others, default=0.0)
         if not away >= max(limits.deviations, limits.factor * ordinary):
             continue
         shock = _shock(history, event.step)

@@ -6,10 +6,14 @@ from a folder is chosen here, by the number of rows alone.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gradmend.records.history import Event
 
 FIRST, LAST, BETWEEN = 64, 256, 128
 """Rows kept of a table: the first, the last, and evenly spread ones between them."""
@@ -54,3 +58,15 @@ class Room:
                 np.arange(rows - last, rows),
             ]
         )
+
+
+def both_ends(events: Sequence[Event]) -> tuple[Event, ...]:
+    """The first and the last events of every kind, those between left out."""
+    count, seen = Counter(event.kind for event in events), Counter[str]()
+    half, kept = MOST_EVENTS // 2, []
+    for event in events:
+        at = seen[event.kind]
+        seen[event.kind] += 1
+        if at < half or at >= count[event.kind] - (MOST_EVENTS - half):
+            kept.append(event)
+    return tuple(kept)

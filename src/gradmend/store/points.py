@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from gradmend.records.history import Floats, Steps
 from gradmend.store.encoding import unpack, unpack_steps
 from gradmend.store.errors import Damaged
+from gradmend.store.keeping import Room
 from gradmend.store.layout import BLOCK, PART_COLUMNS, SUMMARY_COLUMNS
 
+MOST_ROWS = 512
+"""Of a table in a history, where means stand for some of them."""
 _MOST = 1 << 17
 """Pieces or buckets of a table: more than any writer leaves."""
 _DEEPEST = 40
@@ -175,3 +178,16 @@ def thin_middle(steps: Steps, most: int) -> NDArray[np.intp]:
             np.arange(len(steps) - tail, len(steps)),
         ]
     )
+
+
+def judged(points: Points, numbers: int, most: int | None) -> Points:
+    """The points of which a history is made.
+
+    Args:
+        points: All points of a table.
+        numbers: Of a row of it.
+        most: How many points; None for those rows that a watcher remembers.
+    """
+    if most is None and bool((points.source > 0).all()):
+        return points.take(Room.of(numbers).places(len(points)))
+    return points.take(thin_middle(points.steps, most or MOST_ROWS))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,13 +24,10 @@ from gradmend.records.history import (
 from gradmend.store import layout, manifest, points
 from gradmend.store.encoding import unpack_histograms
 from gradmend.store.errors import Damaged, damaged
-from gradmend.store.keeping import MOST_EVENTS, Room
+from gradmend.store.keeping import both_ends
 from gradmend.store.layout import PART_COLUMNS
 from gradmend.store.opening import check, open_to_read
 from gradmend.store.plain import clean, column_of, event_of
-
-MOST_ROWS = 512
-"""Of a table in a history, where some are means."""
 
 _CODES = {
     (table, quantity.name)
@@ -184,16 +180,15 @@ class RunReader:
         """What rules and reports read, all from one moment.
 
         Args:
-            most_rows: Of each table. The first eighth and the last half of them are rows one by
-                one, what lies between is thinned evenly over steps. Where not given, rows and
-                events are those that the watcher itself remembers, so that verdicts are the same;
-                of a run too long to be kept in full, means stand for the rows between.
+            most_rows: Of each table, those between its ends evenly. Where not given, rows and
+                events are those a watcher remembers; of a very long run means for some rows.
         """
         with self._reading() as db:
             run = self._run(db)
             tables = {table: _table(db, table, most_rows) for table in _tables(db)}
-            events = _events(db, 0)[0]
-            return History(run=run, tables=tables, events=events if most_rows else _ends(events))
+            every, _ = _events(db, 0)
+            events = every if most_rows else both_ends(every)
+            return History(run=run, tables=tables, events=events)
 
     def _run(self, db: sqlite3.Connection) -> RunFacts:
         row = db.execute("SELECT value FROM meta WHERE key = 'manifest'").fetchone()
@@ -284,29 +279,13 @@ def _matrix(
 
 def _table(db: sqlite3.Connection, table: str, most_rows: int | None) -> Table:
     columns = _columns(db, table)
-    where = points.points_of(db, table)
-    if most_rows is None and (where.source > 0).all():
-        room = Room.of(len(TABLES.get(table, ())) * len(columns))
-        where = where.take(room.places(len(where)))
-    else:
-        where = where.take(points.thin_middle(where.steps, most_rows or MOST_ROWS))
+    numbers = len(TABLES.get(table, ())) * len(columns)
+    where = points.judged(points.points_of(db, table), numbers, most_rows)
     values = points.load(db, where, len(columns))
     for quantity in values:
         if (table, quantity) in _CODES:
             values[quantity] = _matrix(db, where, table, quantity, len(columns))
     return Table(name=table, columns=columns, steps=where.steps, values=values)
-
-
-def _ends(events: tuple[Event, ...]) -> tuple[Event, ...]:
-    """The first and last events of every kind, as many as a watcher remembers."""
-    count, seen = Counter(event.kind for event in events), Counter[str]()
-    kept = []
-    for event in events:
-        at = seen[event.kind]
-        seen[event.kind] += 1
-        if at < MOST_EVENTS // 2 or at >= count[event.kind] - (MOST_EVENTS - MOST_EVENTS // 2):
-            kept.append(event)
-    return tuple(kept)
 
 
 def _events(

@@ -9,11 +9,13 @@ import numpy as np
 from gradmend.records.history import History
 from gradmend.records.loss_call import REGRESSIONS, LossCall
 from gradmend.records.trace import Trace
-from gradmend.theory.targets import firsts, regressions_of
-from gradmend.theory.windows import FEWEST
+from gradmend.theory.targets import firsts, heard, regressions_of
+from gradmend.theory.windows import ENOUGH, FEWEST, loss_course
 from gradmend.theory.wiring import loss_tails
 
 _CLASSIFIES = {"cross_entropy", "nll_loss", "log_softmax"}
+LEFT = 0.9
+"""Of the loss of a guess, below which a run has learned something (our choice)."""
 
 
 def loss_over_guess(trace: Trace, logits: float) -> float:
@@ -62,6 +64,19 @@ def loss_beside_wide_outputs(history: History, logits: float) -> float | None:
     """
     calls = firsts(history)
     return _if_wide(calls[0], logits) if len(calls) == 1 else None
+
+
+def stays_at_a_guess(history: History) -> bool:
+    """Whether a loss that fell, or did not, ends where that of a guess is.
+
+    A regression falls at first as its outputs find the targets' mean, and has learned nothing.
+    """
+    calls, courses = heard(history), loss_course(history)
+    if len(calls) != 1 or len(courses) != 1 or len(courses[0].values) < ENOUGH:
+        return False
+    guesses = [_if_wide(call, 0.0) for _, call in next(iter(calls.values()))]
+    known = [guess for guess in guesses if guess is not None]
+    return bool(known) and courses[0].last >= LEFT * min(known)
 
 
 def _if_wide(call: LossCall, logits: float) -> float | None:

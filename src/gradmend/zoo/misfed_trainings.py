@@ -75,8 +75,8 @@ def fed_regression(
         y = truth_of(x) * scale + shift
         odd = number == ODD
         if outlier == "heavy_tails":
-            y = y + 0.1 * torch.randn(32, 1, generator=draw) / torch.randn(32, 1, generator=draw)
-            y = y.clamp(-300, 300)
+            width = torch.randn(32, 3, generator=draw).square().mean(1, keepdim=True).sqrt()
+            y = y + 0.3 * torch.randn(32, 1, generator=draw) / width  # Student's t, 3 degrees
         if odd and outlier == "input":
             x = x * 300.0
         if odd and outlier == "target":

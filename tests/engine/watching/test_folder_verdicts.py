@@ -25,7 +25,7 @@ TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
     "NaN": ("breaking", {"at": 30}),
     "bad batch": ("bad_batch", {"size": 1e6}),
     "not cleared": ("miswired_loop", {"fault": "not_cleared"}),
-    "two players": ("two_players", {}),
+    "healthy pair": ("two_players", {}),
 }
 
 
@@ -101,7 +101,13 @@ def test_the_rows_between_are_the_same_ones(rows: int, tmp_path: Path) -> None:
 def test_events_are_remembered_as_they_are_read(tmp_path: Path) -> None:
     record = Record(RunFacts(name="r"), None)
     record.open(tmp_path / "run")
-    facts = {"shape": (2, 3), "std": math.nan, "largest": math.inf, "why": None, 3: {"a": (1.5,)}}
+    facts = {
+        "shape": (2, 3),
+        "std": math.nan,
+        "largest": math.inf,
+        "why": None,
+        "more": {"a": (1.5,)},
+    }
     for step in range(1500):
         record.event(Event(step=step, kind="input", where="x", facts=facts))
     record.event(Event(step=700, kind="crash", text="late"))
