@@ -80,20 +80,50 @@ _MOST_STEPS = 24
 def scale_ratio_of(scores: Tensor) -> float:
     """:attr:`Attention.scale_ratio` of logits from a product, read from the graph's names.
 
-    1 where something divides or multiplies them, queries or keys on the way (a temperature, a
-    rotation): only a product of projections that goes straight into the softmax is unscaled.
+    A plain number that multiplies or divides them counts as what it is. 1 where something else
+    does, or scales queries or keys on the way (a temperature, a rotation).
     """
-    product = _first(scores.grad_fn, _PRODUCTS)
-    if product is None:
+    factor, node = 1.0, scores.grad_fn
+    for _ in range(_MOST_STEPS):
+        product = _first(node, _PRODUCTS)
+        if product is not None:
+            break
+        node = _first(node, None)
+        number = _number(node)
+        if node is None or number is None:
+            return math.nan
+        factor, node = factor * number, node.next_functions[0][0]
+    else:
         return math.nan
     for side, _ in product.next_functions[-2:]:
         node = _first(side, None)
         if node is not None and short(node.name()) in ("Mul", "Div", "Cat", "Neg", "Pow"):
             return 1.0
     try:
-        return math.sqrt(float(product.next_functions[0][0]._input_metadata[0].shape[-1]))
+        width = float(product.next_functions[0][0]._input_metadata[0].shape[-1])
+        return abs(factor) * math.sqrt(width)
     except (AttributeError, IndexError, TypeError, RuntimeError):
         return math.nan
+
+
+def _number(node: Any) -> float | None:
+    """What a multiplication or division by a plain number multiplies with."""
+    kind = "" if node is None else short(node.name())
+    if kind not in ("Mul", "Div"):
+        return None
+    edges = node.next_functions
+    try:
+        other = node._saved_other
+        if len(edges) > 1 and edges[1][0] is not None:
+            return None  # learned
+        if other.dim() or other.device.type != "cpu":
+            return None  # reading it would wait for the device
+        value = float(other)
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    if not math.isfinite(value) or value == 0.0:
+        return None
+    return value if kind == "Mul" else 1.0 / value
 
 
 def _first(node: Any, wanted: frozenset[str] | None) -> Any:
