@@ -169,8 +169,8 @@ class Event:
     - ``cut``: ``operation``, ``source``, ``before``, ``lost`` (parameters): a call in a look's
       forward pass that ended the history of these.
     - ``look``: findings of a full look: ``findings`` (as dicts), and ``unused`` (parameters
-      without a gradient that the loss does not depend on), and ``gates`` (modules with a sigmoid
-      that only multiplies).
+      without a gradient that the loss does not depend on), ``gates`` (modules with a sigmoid
+      that only multiplies), and ``stream_norms`` (norms that read the sum of skip and branch).
     - ``crash``: ``error``. ``stopped``: ``reason``.
     - ``finding-begins``, ``finding-clears``: ``code``, ``name``, ``severity``.
     """

@@ -83,8 +83,8 @@ def forget_gate_closed(history: History, limits: Limits) -> Iterator[Finding]:
         of it not even one step back.
 
     Silent when:
-        The loss falls, below that of a guess too; sequences are short; the loss reads every time step; the gate is open and
-        something else loses the gradient.
+        The loss falls, below that of a guess too; sequences are short; the loss reads every time
+        step; the gate is open and something else loses the gradient.
 
     References:
         Gers, Schmidhuber, Cummins 2000; Jozefowicz, Zaremba, Sutskever 2015 (a bias of 1);
@@ -94,7 +94,7 @@ def forget_gate_closed(history: History, limits: Limits) -> Iterator[Finding]:
     if not len(table):
         return
     rehearsal = history.run.rehearsal
-    stuck = windows.learned(history) is False or stays_at_a_guess(history)
+    stuck = stays_at_a_guess(history) or (not rehearsal and windows.learned(history) is False)
     if not rehearsal and not stuck:
         return
     # Unrolling is dear, so there may be one row only; gates and spans hardly change meanwhile.

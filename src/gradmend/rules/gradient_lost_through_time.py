@@ -38,7 +38,7 @@ class Limits:
 def _live(history: History, limits: Limits) -> Iterator[Finding]:
     table = history["recurrence"]
     rehearsal = history.run.rehearsal
-    stuck = windows.learned(history) is False or stays_at_a_guess(history)
+    stuck = stays_at_a_guess(history) or (not rehearsal and windows.learned(history) is False)
     if not len(table) or not (rehearsal or stuck):
         return
     span = windows.lasting(table, "log10_span", 0.75, fewest=windows.FEW)

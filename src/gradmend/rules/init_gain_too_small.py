@@ -69,15 +69,11 @@ _EXPLAINS = ("vanishing-gradient", "collapsed-signal", "depth-without-skip", "de
         Case.of("mlp", depth=24, activation="gelu"),
         Case.of("cnn", depth=16, activation="relu", norm=False),
         Case.of("mlp", depth=10, activation="tanh", init="orthogonal", bad_layer=4, bad_gain=1e-6),
-        Case.of(
-            "mlp", depth=6, activation="relu", init="normal", gain=1.4, bad_layer=3, bad_gain=3e-3
-        ),
+        Case.of("mlp", depth=6, init="normal", gain=1.4, bad_layer=3, bad_gain=3e-3),
     ],
     silent_on=[
         Case.of("mlp", depth=3, activation="relu"),
-        Case.of(
-            "mlp", depth=6, activation="relu", init="normal", gain=1.4, bad_layer=3, bad_gain=0.03
-        ),
+        Case.of("mlp", depth=6, init="normal", gain=1.4, bad_layer=3, bad_gain=0.03),
         Case.of("mlp", depth=6, norm="batch", init="normal", gain=1.4, bad_layer=3, bad_gain=0.01),
         Case.of("mlp", depth=30, activation="tanh", init="orthogonal", gain=1.05),
         Case.of("mlp", depth=24, activation="relu", init="normal", gain=1.414),
@@ -102,7 +98,8 @@ def init_gain_too_small(trace: Trace, limits: Limits) -> Iterator[Finding | Requ
     How it is measured:
         sigma_w from the weights themselves, against the smallest critical gain that the
         activation has at any depth, by quadrature; judged only where the ledger shows that the
-        gradient was lost. A hundredth of it is told without that, where nothing behind restores the signal.
+        gradient was lost. A hundredth of it is told without that, where nothing behind restores
+        the signal.
 
     Silent when:
         The gradient arrives (normalisation, skips, few layers), or theory does not know the

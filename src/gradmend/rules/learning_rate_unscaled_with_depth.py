@@ -75,7 +75,7 @@ def learning_rate_unscaled_with_depth(history: History, limits: Limits) -> Itera
 
     Silent when:
         The loss falls; the look before the first step found another cause; the network is shallow;
-        one layer's own step is too large.
+        one layer's own step is too large; there is attention, whose rates have limits of their own.
 
     References:
         Saxe, McClelland, Ganguli 2014 (rates and depth); Yang, Yu, Zhu, Hayou 2023 (Tensor Programs
@@ -85,7 +85,7 @@ def learning_rate_unscaled_with_depth(history: History, limits: Limits) -> Itera
     at = windows.matrices(table.columns)
     if len(courses) != 1 or len(at) < limits.layers or _sick_before(history):
         return
-    if not courses[0].last > limits.fallen * courses[0].first:
+    if not courses[0].last > limits.fallen * courses[0].first or len(history["attention"]):
         return
     ratios = table.first("log10_ratio")[at]  # later ones are small where the gradient is gone
     known = ratios[np.isfinite(ratios)]

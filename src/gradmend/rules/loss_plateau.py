@@ -24,6 +24,11 @@ class Limits:
         source="fall since the beginning over the first losses' size; a language model's first "
         "hundred steps take 20 %",
     )
+    long: float = limit(
+        160.0,
+        unit="losses",
+        source="from which a loss that stays at a guess is a warning, as in signalless-labels",
+    )
     guess: float = limit(
         0.97,
         unit="1",
@@ -86,7 +91,7 @@ def loss_plateau(history: History, limits: Limits) -> Iterator[Finding]:
     yield Finding(
         code="LOS223",
         name="loss-plateau",
-        severity=Severity.WARNING if _is_a_guess(history, course.last, limits) else Severity.NOTE,
+        severity=Severity.WARNING if _is_a_guess(history, course, limits) else Severity.NOTE,
         modules=(),
         summary=(
             f"the loss has not fallen in {int(course.steps[-1] - course.steps[0]) + 1} steps: it"
@@ -104,8 +109,10 @@ def loss_plateau(history: History, limits: Limits) -> Iterator[Finding]:
     )
 
 
-def _is_a_guess(history: History, last: float, limits: Limits) -> bool:
-    """Whether the loss is that of somebody who has not seen the inputs."""
+def _is_a_guess(history: History, course: windows.Loss, limits: Limits) -> bool:
+    """Whether the loss has long been that of somebody who has not seen the inputs."""
+    if len(course.values) < limits.long:
+        return False
     guesses = [
         call.target.std**2
         for call in targets.firsts(history)
@@ -113,4 +120,4 @@ def _is_a_guess(history: History, last: float, limits: Limits) -> bool:
     ]
     if (odds := guessing.loss_of_a_guess(history)) is not None:
         guesses.append(odds)
-    return any(limits.guess * guess <= last <= 2.0 * guess for guess in guesses if guess > 0.0)
+    return any(limits.guess * g <= course.last <= 2.0 * g for g in guesses if g > 0.0)

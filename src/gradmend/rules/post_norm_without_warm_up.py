@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradmend.records.finding import Evidence, Finding, Severity
+from gradmend.records.history import History
 from gradmend.records.request import Measurement, Request
-from gradmend.records.trace import Operation, Trace
+from gradmend.records.trace import Trace
 from gradmend.registry import Case, limit, rule
+from gradmend.theory import windows
+from gradmend.theory.guessing import stays_at_a_guess
+from gradmend.theory.stream import norms_on_the_stream
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,68 @@ class Limits:
     )
 
 
+_EXPLAINS = (
+    "vanishing-gradient",
+    "collapsed-signal",
+    "stalled-layers",
+    "loss-plateau",
+    "saturated-attention",
+    "attention-logit-growth",
+    "learning-rate-too-high",
+    "dead-relu",
+    "init-gain-too-small",
+    "depth-without-skip",
+    "gain-unlike-theory",
+    "update-norm-spike",
+    "query-key-growth",
+    "learning-rate-unscaled-with-depth",
+    "unsuited-epsilon",
+    "constant-input",
+)
+
+
+def _live(history: History, limits: Limits) -> Iterator[Finding]:
+    """A deep post-norm stack whose loss stays where a guess has it."""
+    looks = list(history.of_kind("look"))
+    norms = [str(name) for name in (looks[0].facts.get("stream_norms") or ())] if looks else []
+    if len(norms) < limits.asked or not stays_at_a_guess(history):
+        return
+    if windows.rate_is_passing(history, 0):
+        return
+    course = windows.loss_course(history)[0]
+    yield Finding(
+        code="RES103",
+        name="post-norm-without-warm-up",
+        severity=Severity.ERROR,
+        modules=tuple(dict.fromkeys(norms)),
+        summary=(
+            f"{len(norms)} norms stand on the residual stream (post-norm), and after"
+            f" {int(course.steps[-1]) + 1} steps at full rate the loss is {course.last:.3g}, that"
+            " of a guess: use a warm-up of the learning rate, or norms in the branches"
+            " (norm_first=True)"
+        ),
+        evidence=(
+            Evidence(
+                quantity="norms on the residual stream",
+                observed=float(len(norms)),
+                limit=limits.asked,
+                unit="norms",
+                module=norms[0],
+                step=history.step,
+            ),
+        ),
+        weight=20.0,
+        explains=_EXPLAINS,
+        exculpation="a loss below that of a guess, or a warm-up",
+    )
+
+
 @rule(
     code="RES103",
     limits=Limits,
+    live=_live,
+    live_fires_on=[Case.of("post_norm_transformer")],
+    live_silent_on=[Case.of("post_norm_transformer", norm_first=True)],
     fires_on=[
         Case.of("encoder", steps=30, rate=2e-2),
         Case.of("encoder", layers=16, steps=30, rate=2e-2, handmade=True),
@@ -55,7 +118,8 @@ def post_norm_without_warm_up(trace: Trace, limits: Limits) -> Iterator[Finding 
 
     What it finds:
         Residual networks with a normalisation after each sum, as in nn.TransformerEncoderLayer
-        with norm_first=False, whose gradient is lost after the first steps of training.
+        with norm_first=False, whose gradient is lost after the first steps of training, or whose
+        loss stays where a guess has it.
 
     Why it matters:
         A norm after every sum rescales the skip too, so nothing protects the stream. At
@@ -69,14 +133,15 @@ def post_norm_without_warm_up(trace: Trace, limits: Limits) -> Iterator[Finding 
         that the rule asks for.
 
     Silent when:
-        The gradient is kept after those steps (a warm-up, a small rate, few layers); norms stand
+        The gradient is kept after those steps (a warm-up, a small rate, few layers), and in a run
+        the loss leaves that of a guess; norms stand
         in the branches (pre-norm, norm after the sublayer). Before any step it is asked, not said.
 
     References:
         Xiong et al. 2020 (On layer normalization in the transformer architecture); Liu et al.
         2020 (Understanding the difficulty of training transformers); pytorch/pytorch#55270.
     """
-    norms = _norms_on_the_stream(trace)
+    norms = norms_on_the_stream(trace)
     if len(norms) < limits.norms:
         return
     answer = trace.answer(Measurement.FEW_STEPS)
@@ -123,45 +188,9 @@ def post_norm_without_warm_up(trace: Trace, limits: Limits) -> Iterator[Finding 
             ),
         ),
         weight=20.0 + min(lost, 20.0),
-        explains=(
-            "vanishing-gradient",
-            "collapsed-signal",
-            "stalled-layers",
-            "loss-plateau",
-            "saturated-attention",
-            "attention-logit-growth",
-            "learning-rate-too-high",
-            "dead-relu",
-            "init-gain-too-small",
-            "depth-without-skip",
-            "gain-unlike-theory",
-            "update-norm-spike",
-            "query-key-growth",
-            "unsuited-epsilon",
-            "constant-input",
-        ),
+        explains=_EXPLAINS,
         exculpation="a gradient that survives the first steps",
     )
-
-
-def _norms_on_the_stream(trace: Trace) -> list[Operation]:
-    """Normalisations that all of the gradient passes right behind a sum of two."""
-    return [
-        op
-        for op in trace.operations
-        if op.cause == "normalisation"
-        and op.name != "batch_norm"
-        and op.share > 0.98
-        and any(
-            # A sum that something else reads too has a skip past the norm: pre-norm.
-            _is_sum(trace.operations[at]) and trace.readers.get(at) == (op.id,)
-            for at in op.upstream
-        )
-    ]
-
-
-def _is_sum(op: Operation) -> bool:
-    return op.name in ("add", "add_") and len(op.upstream) > 1
 
 
 def _lost(trace: Trace, limits: Limits) -> float:

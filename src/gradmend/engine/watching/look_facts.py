@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from gradmend.records.trace import Trace, Use
+from gradmend.theory.stream import norms_on_the_stream
 
 
 def look_facts(trace: Trace, path: Callable[[str], str] = str) -> dict[str, Any]:
-    """``unused`` and ``gates`` of a ``look`` event of :mod:`gradmend.records.history`.
+    """What a ``look`` event of :mod:`gradmend.records.history` holds beside its findings.
 
     Args:
         trace: The look.
@@ -19,4 +20,5 @@ def look_facts(trace: Trace, path: Callable[[str], str] = str) -> dict[str, Any]
     return {
         "unused": [path(name) for name in unused],
         "gates": list(dict.fromkeys(path(op.module) for op in trace.gates)),
+        "stream_norms": [path(op.module) for op in norms_on_the_stream(trace)],
     }

@@ -24,8 +24,8 @@ EXACT = ("INI103", "INI104", "ACT105", *SETTLED)
 HALF = 0.5
 """Of the first loss: a run that is below it learns well (our choice). On 104 healthy trainings of
 fit families (benchmarks/confusion.py) nothing had to be taken back at all."""
-BEGINNING = "INI"
-"""Family of findings about how the weights began: a later look finds other weights."""
+BEGINNING = ("INI", "NRM1", "RES1")
+"""Codes of findings about how the network began: a later look finds other weights."""
 FAR = 5.0
 """Times its limit from which a finding about the data stands beside a loss that falls (our choice:
 raw pixels have an rms of 50 to 150, where the limit is 10)."""
