@@ -65,7 +65,8 @@ def unscaled_attention(history: History, limits: Limits) -> Iterator[Finding]:
 
     Silent when:
         Something scales logits, queries or keys; logits are small all the same, by the
-        projections' initialisation; attention has become sharp by learning.
+        projections' initialisation; attention has become sharp by learning. A note where the
+        attention normalises inside: the norms' weights may be meant to learn the scale.
 
     References:
         Vaswani et al. 2017, section 3.2.1; huggingface/transformers#45676.
@@ -79,10 +80,11 @@ def unscaled_attention(history: History, limits: Limits) -> Iterator[Finding]:
         return
     first = table.columns[int(guilty[0])]
     worst = int(guilty[np.argmax(deviation[guilty])])
+    normed = _normalises(history, first.module)
     yield Finding(
         code="ATT223",
         name="unscaled-attention",
-        severity=Severity.WARNING,
+        severity=Severity.NOTE if normed else Severity.WARNING,
         modules=tuple(dict.fromkeys(m for i in guilty if (m := table.columns[int(i)].module))),
         source=first.source,
         summary=(
@@ -91,6 +93,7 @@ def unscaled_attention(history: History, limits: Limits) -> Iterator[Finding]:
             f" q k^T / sqrt(d), with a standard deviation of {float(deviation[worst]):.3g} in a"
             " row at the first step, so the softmax begins nearly one-hot: multiply them by"
             " 1 / sqrt(d)"
+            + (", unless the norms of queries and keys are to learn the scale" if normed else "")
         ),
         evidence=(
             Evidence(
@@ -112,4 +115,13 @@ def unscaled_attention(history: History, limits: Limits) -> Iterator[Finding]:
             "gain-unlike-theory",
         ),
         exculpation="logits divided by sqrt(width), or small without it",
+    )
+
+
+def _normalises(history: History, module: str) -> bool:
+    """Whether a norm stands inside an attention module, as for queries and keys."""
+    inside = f"{module}."
+    return bool(module) and any(
+        column.module.startswith(inside) and "Norm" in column.kind
+        for column in history["output"].columns
     )
