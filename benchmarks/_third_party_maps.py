@@ -261,42 +261,36 @@ def denoiser(name: str) -> Subject:
     return Subject(model.train(), batch, loss)
 
 
+_SMALL_CODER: dict[str, Any] = {
+    "block_out_channels": (16, 32),
+    "norm_num_groups": 8,
+    "latent_channels": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+}
+
+
+def _itself(n: int) -> tuple[Tensor, Tensor]:
+    """Pictures that are their own targets."""
+    x = waves(n, 8, (3, 32, 32), noise=0.1)
+    return x, x
+
+
 def autoencoder() -> Subject:
     import diffusers
 
     torch.manual_seed(0)
-    model = diffusers.AutoencoderKL(
-        block_out_channels=(16, 32),
-        norm_num_groups=8,
-        latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-    )
-
-    def batch(n: int) -> tuple[Tensor, Tensor]:
-        x = waves(n, 8, (3, 32, 32), noise=0.1)
-        return x, x
-
-    return Subject(model.train(), batch, lambda out, x: functional.mse_loss(out.sample, x))
+    model = diffusers.AutoencoderKL(**_SMALL_CODER)
+    return Subject(model.train(), _itself, lambda out, x: functional.mse_loss(out.sample, x))
 
 
 def autoencoder_vq() -> Subject:
     import diffusers
 
     torch.manual_seed(0)
-    model = diffusers.VQModel(
-        block_out_channels=(16, 32),
-        norm_num_groups=8,
-        latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-    )
-
-    def batch(n: int) -> tuple[Tensor, Tensor]:
-        x = waves(n, 8, (3, 32, 32), noise=0.1)
-        return x, x
+    model = diffusers.VQModel(**_SMALL_CODER)
 
     def loss(out: Any, x: Tensor) -> Tensor:
         return functional.mse_loss(out.sample, x) + out.commit_loss.mean()
 
-    return Subject(model.train(), batch, loss)
+    return Subject(model.train(), _itself, loss)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from typing import Any
+
+from planted.score import at_most
 
 Line = dict[str, Any]
 
@@ -41,7 +42,7 @@ def counts(lines: list[Line]) -> str:
             rows.append(
                 f"| {way} | {half} | {len(part)} | {len(built)} | {len(judged)}"
                 f" | {len(judged) - len(loud)} | {len(loud)}"
-                f" | {100 * upper_bound(len(loud), len(judged)):.1f} % | {crashes} |"
+                f" | {100 * at_most(len(loud), len(judged)):.1f} % | {crashes} |"
             )
     return "\n".join(rows)
 
@@ -79,27 +80,3 @@ def course(line: Line) -> str:
     if len(losses) < 10:
         return ""
     return f"{sorted(losses[:5])[2]:.3g} to {sorted(losses[-5:])[2]:.3g}"
-
-
-def upper_bound(hits: int, trials: int, confidence: float = 0.95) -> float:
-    """One-sided upper bound of a binomial rate (Clopper and Pearson 1934).
-
-    The largest rate at which so few hits have a chance of 1 - confidence.
-
-    >>> round(upper_bound(0, 300), 5)
-    0.00994
-    """
-    if hits >= trials:
-        return 1.0
-    low, high = 0.0, 1.0
-    for _ in range(80):
-        middle = (low + high) / 2
-        few = sum(
-            math.exp(
-                math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
-                + k * math.log(middle) + (trials - k) * math.log1p(-middle)
-            )
-            for k in range(hits + 1)
-        )  # fmt: skip
-        low, high = (middle, high) if few > 1 - confidence else (low, middle)
-    return high
