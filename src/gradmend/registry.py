@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradmend.errors import BadInput, UnknownName
 from gradmend.records.finding import CannotJudge, Finding
-from gradmend.records.prescription import Change, Prescription, Refusal
+from gradmend.records.prescription import Advice, Change, Prescription, Refusal
 from gradmend.records.request import Request
 from gradmend.records.trace import Trace
 
@@ -88,7 +88,7 @@ class NoLimits:
 
 RuleFunction = Callable[[Trace, Any], Iterable[Finding | CannotJudge | Request]]
 LiveFunction = Callable[["History", Any], Iterable[Finding]]
-RemedyFunction = Callable[[tuple[Finding, ...], Trace], Iterable[Prescription | Refusal]]
+RemedyFunction = Callable[[tuple[Finding, ...], Trace], Iterable[Prescription | Refusal | Advice]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +147,7 @@ class Remedy:
 
     def __call__(
         self, findings: tuple[Finding, ...], trace: Trace
-    ) -> Iterator[Prescription | Refusal]:
+    ) -> Iterator[Prescription | Refusal | Advice]:
         """Answer findings with prescriptions, or refuse with a reason."""
         yield from self.function(findings, trace)
 

@@ -153,7 +153,7 @@ FAILING: dict[str, tuple[Edit, str]] = {
     "a module without weights": (draw(["0", "1"]), "no parameter"),
     "a bias of another shape": (draw(["0", "4"], biases=["0.bias", "2.bias"]), "fit|failed"),
     "unknown activation": (
-        Edit(kind="replace_module", targets=("1",), args={"module": "Softmax"}), "cannot be put in"
+        Edit(kind="replace_module", targets=("1",), args={"module": "Dropout"}), "cannot be put in"
     ),
     "no activation named": (Edit(kind="replace_module", targets=("1",)), "cannot be put in"),
     "unknown scheme": (draw(["0"], scheme="zeros"), "no initialisation"),

@@ -45,7 +45,7 @@ def looked(case: str) -> tuple[Trace, tuple[Finding, ...]]:
     specimen = made(case)
     optimizer = torch.optim.Adam(specimen.model.parameters(), lr=1e-2)
     trace = look(specimen.model, specimen.batch, Feeder(loss_fn=specimen.loss_fn))
-    trace = with_optimizer(trace, optimizer)
+    trace = with_optimizer(trace, optimizer, specimen.model)
     return trace, diagnose(trace).findings
 
 

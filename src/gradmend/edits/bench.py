@@ -9,11 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradmend.controls import Control
 from gradmend.errors import CannotApply
-from gradmend.layers import Standardised
+from gradmend.layers import Wrapped
 
 RunBatch = Callable[[nn.Module], Any]
 """Runs one forward pass of a model on a batch of data, for edits that look at data."""
+ChangeLoss = Callable[[Tensor], Tensor]
+"""The loss of a batch, one number, to the loss that is trained on."""
+ChangeBatch = Callable[[Any], Any]
+"""A batch as the data has it to the batch that is trained on."""
 
 
 @dataclass(slots=True)
@@ -26,8 +31,24 @@ class Bench:
     """Given where edits may look at data; edits that must, refuse without it."""
     seed: int = 0
     """Added to every edit's own seed, so that trials can draw anew."""
+    loss_changes: list[ChangeLoss] = field(default_factory=list)
+    """What edits do to the loss, in order."""
+    batch_changes: list[ChangeBatch] = field(default_factory=list)
+    """What edits do to every batch, in order."""
     undo_steps: list[Callable[[], None]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def loss(self, value: Tensor) -> Tensor:
+        """The loss as edited."""
+        for change in self.loss_changes:
+            value = change(value)
+        return value
+
+    def batch(self, batch: Any) -> Any:
+        """A batch as edited."""
+        for change in self.batch_changes:
+            batch = change(batch)
+        return batch
 
     def undo(self) -> None:
         """Take every edit back, last first, bit for bit."""
@@ -51,8 +72,8 @@ class Bench:
     def module(self, path: str) -> nn.Module:
         """A module by path.
 
-        Paths are those of the model as it was prescribed for: a :class:`Standardised` that an
-        earlier edit put in does not count, or no other edit could be combined with it.
+        Paths are those of the model as it was prescribed for: a :class:`Wrapped` that an earlier
+        edit put in does not count, or no other edit could be combined with it.
         """
         found = find(self.model, path)
         if found is None:
@@ -80,19 +101,73 @@ class Bench:
         old = self.module(path)
         # Not .train(): that would reach into wrapped modules, which keep the flags they have.
         module.training = old.training
-        if isinstance(old, Standardised):
+        parent_path, _, name = path.rpartition(".")
+        table = inside(self.module(parent_path))._modules if path else None
+        while isinstance(old, Wrapped):
             table, name, old = old._modules, "inner", old.inner
-        elif not path:
+        if table is None:
             self.model = module
             self.undo_steps.append(lambda: setattr(self, "model", old))
             return
-        else:
-            parent_path, _, name = path.rpartition(".")
-            table = inside(self.module(parent_path))._modules
         table[name] = module
 
         def back() -> None:
             table[name] = old
+
+        self.undo_steps.append(back)
+
+    def change_loss(self, change: ChangeLoss) -> None:
+        """Let the training descend on something else than the loss itself."""
+        self.loss_changes.append(change)
+        self.undo_steps.append(lambda: self.loss_changes.remove(change))
+
+    def change_batch(self, change: ChangeBatch) -> None:
+        """Let the training see the data otherwise."""
+        self.batch_changes.append(change)
+        self.undo_steps.append(lambda: self.batch_changes.remove(change))
+
+    def set_option(self, key: str, value: Any, group: int | None = None) -> None:
+        """Set an option of the optimizer's parameter groups, or of one of them."""
+        if self.optimizer is None:
+            raise no_optimizer(f"'{key}' belongs to an optimizer")
+        groups = self.optimizer.param_groups
+        for number, options in enumerate(groups):
+            if group is not None and number != group:
+                continue
+            if key not in options:
+                raise CannotApply(
+                    f"{type(self.optimizer).__name__} has no option '{key}'",
+                    "it would be ignored",
+                    "prescribe anew with gradmend.fix",
+                )
+            saved = options[key]
+            options[key] = value
+
+            def back(options: dict[str, Any] = options, saved: Any = saved) -> None:
+                options[key] = saved
+
+            self.undo_steps.append(back)
+
+    def control(self, control: Control) -> None:
+        """Hang something onto the optimizer that acts at each of its steps."""
+        optimizer = self.optimizer
+        if optimizer is None:
+            raise no_optimizer("gradients are changed just before an optimizer uses them")
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise CannotApply(
+                "LBFGS computes its gradients inside its own step",
+                "nothing can act on them in between",
+                "use another optimizer, or keep=['optimizer']",
+            )
+        handles = [
+            optimizer.register_step_pre_hook(lambda opt, *_: control.before(opt)),
+            optimizer.register_step_post_hook(lambda opt, *_: control.after(opt)),
+        ]
+
+        def back() -> None:
+            for handle in handles:
+                handle.remove()
+            control.forget(optimizer)
 
         self.undo_steps.append(back)
 
@@ -134,6 +209,11 @@ class Bench:
         self.undo_steps.append(back)
 
 
+def no_optimizer(why: str) -> CannotApply:
+    """What an edit of the optimizer says where there is none."""
+    return CannotApply("there is no optimizer to edit", why, "pass optimizer= to gradmend.apply")
+
+
 def _of_another_model(found: str) -> CannotApply:
     return CannotApply(
         found, "the prescription was written for another model", "prescribe anew with gradmend.fix"
@@ -141,10 +221,10 @@ def _of_another_model(found: str) -> CannotApply:
 
 
 def inside(module: nn.Module) -> nn.Module:
-    """What a :class:`Standardised` or ``torch.compile`` wraps; any other module itself."""
+    """What a :class:`Wrapped` or ``torch.compile`` wraps; any other module itself."""
     while True:
         wrapped = module._modules.get("_orig_mod")
-        if isinstance(module, Standardised):
+        if isinstance(module, Wrapped):
             module = module.inner
         elif wrapped is not None:
             module = wrapped
@@ -153,7 +233,7 @@ def inside(module: nn.Module) -> nn.Module:
 
 
 def find(model: nn.Module, path: str) -> nn.Module | None:
-    """A registered module by its path, which does not count ``Standardised`` on the way."""
+    """A registered module by its path, which does not count wrappers on the way."""
     for name in path.split(".") if path else ():
         found = inside(model)._modules.get(name)
         if found is None:

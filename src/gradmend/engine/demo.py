@@ -276,7 +276,9 @@ def _sweep(
         model = build(here, setting.seed)
         report = check(model, batches[0], F.cross_entropy)
         optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-        offers = prescribe(report.findings, with_optimizer(report.trace, optimizer), setting.keep)
+        offers = prescribe(
+            report.findings, with_optimizer(report.trace, optimizer, model), setting.keep
+        )
         chosen = _like(prescription, offers.prescriptions) if not report.healthy else None
         text = f"depth {depth}"
         before = train(model, batches, steps, data, setting.seed, tell, f"{text}, as it is")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from torch import nn
 from torch.optim import Optimizer
 
 from gradmend.engine.diagnose import dated, diagnose
 from gradmend.engine.measure import Measurer
+from gradmend.engine.rehearsal import rehearsed_of
 from gradmend.engine.watching.live import judged
 from gradmend.engine.watching.look_facts import look_facts
+from gradmend.probe.layout import optimizer_of
 from gradmend.probe.look import look
 from gradmend.records.history import Event, History, RunFacts
 from gradmend.records.report import Report
@@ -24,9 +27,11 @@ def examine(measure: Measurer) -> Report:
     """
     trace = look(measure.model, measure.batch, measure.feeder, precision=measure.precision)
     if measure.optimizer is not None:
-        trace = with_optimizer(trace, measure.optimizer)
+        trace = with_optimizer(trace, measure.optimizer, measure.model)
     learnable = any(p.reached for p in trace.parameters)
     rehearsal = measure.rehearse(trace) if learnable else None
+    if rehearsal is not None:
+        trace = replace(trace, rehearsed=rehearsed_of(rehearsal))
     found = diagnose(trace, measure if learnable else None)
     broken: list[str] = []
     history = rehearsal.history if rehearsal is not None else _history_of(trace)
@@ -63,12 +68,8 @@ def _history_of(trace: Trace) -> History:
     return History(run=RunFacts(models=(trace.run.model,), rehearsal=True), events=events)
 
 
-def with_optimizer(trace: Trace, optimizer: Optimizer) -> Trace:
-    """Write into a trace which optimizer trains the model, and at which rate."""
-    rate = optimizer.param_groups[0].get("lr")
-    run = replace(
-        trace.run,
-        optimizer=type(optimizer).__name__,
-        learning_rate=float(rate) if rate is not None else None,
-    )
-    return replace(trace, run=run)
+def with_optimizer(trace: Trace, optimizer: Optimizer, model: nn.Module) -> Trace:
+    """Write into a trace what trains the model."""
+    facts = optimizer_of(optimizer, getattr(model, "_orig_mod", model))
+    run = replace(trace.run, optimizer=facts.name, learning_rate=facts.learning_rate)
+    return replace(trace, run=run, optimizer=facts)

@@ -8,7 +8,7 @@ from itertools import product
 
 from gradmend.errors import UnknownName
 from gradmend.records.finding import Finding, Severity
-from gradmend.records.prescription import KEEPS, Change, Prescription, Refusal
+from gradmend.records.prescription import KEEPS, Advice, Change, Prescription, Refusal
 from gradmend.records.trace import Trace
 from gradmend.registry import remedies
 
@@ -19,6 +19,8 @@ class Candidates:
 
     prescriptions: tuple[Prescription, ...]
     refusals: tuple[Refusal, ...]
+    advice: tuple[Advice, ...] = ()
+    """What only the source can mend."""
 
 
 def prescribe(findings: tuple[Finding, ...], trace: Trace, keep: Iterable[str] = ()) -> Candidates:
@@ -38,6 +40,7 @@ def prescribe(findings: tuple[Finding, ...], trace: Trace, keep: Iterable[str] =
     alone: dict[str, list[Prescription]] = {}
     companions: list[Prescription] = []
     refusals: list[Refusal] = []
+    advice: list[Advice] = []
     for remedy in remedies():
         treated = tuple(f for f in serious if f.name in remedy.treats)
         if not treated:
@@ -53,6 +56,9 @@ def prescribe(findings: tuple[Finding, ...], trace: Trace, keep: Iterable[str] =
         for answer in remedy(treated, trace):
             if isinstance(answer, Refusal):
                 refusals.append(answer)
+                continue
+            if isinstance(answer, Advice):
+                advice.append(answer)
                 continue
             if forbidden & set(answer.changes):  # more than the remedy declares: a plug-in's slip
                 refusals.append(
@@ -70,7 +76,7 @@ def prescribe(findings: tuple[Finding, ...], trace: Trace, keep: Iterable[str] =
                 model=trace.run.model,
             )
             (companions if remedy.companion else alone.setdefault(remedy.name, [])).append(named)
-    return Candidates(_combine(alone, companions), tuple(refusals))
+    return Candidates(_combine(alone, companions), tuple(refusals), tuple(advice))
 
 
 def forbidden_changes(keep: Iterable[str]) -> frozenset[Change]:

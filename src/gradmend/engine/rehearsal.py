@@ -25,6 +25,7 @@ from gradmend.probe import kernels
 from gradmend.probe.batch import Batch, Feeder, check_fit, check_loss, map_tensors
 from gradmend.probe.shadow import make_shadow, untouched
 from gradmend.records.history import History
+from gradmend.records.layout import Rehearsed
 
 LEARNING_RATE = 1e-3
 """Of the Adam that takes the steps where no optimizer is given: its authors' default."""
@@ -93,6 +94,16 @@ def rehearse(
             key: tensor.detach().requires_grad_(tensor.requires_grad)
             for key, tensor in copies.items()
         },
+    )
+
+
+def rehearsed_of(rehearsal: Rehearsal) -> Rehearsed:
+    """What remedies read of it."""
+    norms = rehearsal.history["step"]["log10_norm"]
+    return Rehearsed(
+        losses=rehearsal.losses,
+        log10_norms=tuple(float(value) for value in norms[:, 0]) if norms.size else (),
+        own_optimizer=not rehearsal.history.run.rehearsal,
     )
 
 

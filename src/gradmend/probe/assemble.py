@@ -19,6 +19,7 @@ from gradmend.probe.capture import TOP, Capture
 from gradmend.probe.entries import book_entries
 from gradmend.probe.facts import Describer, upstream_of
 from gradmend.probe.graph import Edge, Graph, accumulators, key_of, walk
+from gradmend.probe.layout import modules_of
 from gradmend.probe.predict import with_predictions
 from gradmend.probe.statistics import input_record, stats_of
 from gradmend.probe.wiring import loss_graph
@@ -85,6 +86,7 @@ class Assembler:
                 non_finite=self.capture.non_finite or (None if math.isfinite(loss) else "loss"),
                 notes=self._notes(graph, loss, books),
                 loss_graph=_next_to_the_loss(self.loss),
+                modules=modules_of(self.model),
             )
         )
         return replace(trace, ledger=self._ledger(trace, auditor, describer, books))

@@ -19,6 +19,8 @@ class Change(IntEnum):
     The values are also what ``keep=`` protects: see :data:`KEEPS`.
     """
 
+    WIRING = 0
+    """A plain mistake taken back: a doubled softmax, a parameter that no optimizer holds."""
     DATA_SCALE = 1
     INITIALISATION = 2
     OPTIMIZER = 3
@@ -34,7 +36,7 @@ KEEPS: dict[str, frozenset[Change]] = {
     "optimizer": frozenset({Change.OPTIMIZER}),
     "activations": frozenset({Change.ACTIVATION}),
     "architecture": frozenset(
-        {Change.ACTIVATION, Change.NORMALISATION, Change.RESIDUAL, Change.CELL}
+        {Change.WIRING, Change.ACTIVATION, Change.NORMALISATION, Change.RESIDUAL, Change.CELL}
     ),
 }
 """What each word of ``keep=`` forbids."""
@@ -131,6 +133,8 @@ class Prescription:
     """Names of the findings it answers."""
     changes: tuple[Change, ...] = ()
     reason: str = ""
+    keeps_function: bool = False
+    """Whether a trained model computes the same before and after the edits."""
     model: str = ""
     """Class of the model it was written for; a note, not a lock."""
     schema: int = SCHEMA
@@ -140,9 +144,10 @@ class Prescription:
         return bool(self.edits)
 
     @property
-    def size(self) -> tuple[int, int, int]:
-        """How much it changes: largest change, how many kinds, how many edits."""
-        return (max(self.changes, default=0), len(set(self.changes)), len(self.edits))
+    def size(self) -> tuple[int, int, int, int]:
+        """How much it changes: largest change, how many kinds, edits, and places."""
+        places = sum(len(edit.targets) for edit in self.edits)
+        return (max(self.changes, default=0), len(set(self.changes)), len(self.edits), places)
 
     def plus(self, other: Prescription) -> Prescription:
         """Combine two prescriptions; the other's edits come after this one's."""
@@ -157,6 +162,7 @@ class Prescription:
             treats=union(self.treats, other.treats),
             changes=tuple(sorted({*self.changes, *other.changes})),
             reason="; ".join(part for part in (self.reason, other.reason) if part),
+            keeps_function=self.keeps_function and other.keeps_function,
             model=self.model or other.model,
         )
 
@@ -168,3 +174,19 @@ class Refusal:
     remedy: str
     finding: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """A change to the user's own source, where the fault lies in what no edit can reach."""
+
+    remedy: str
+    finding: str
+    text: str
+    """What to do and why, in a sentence."""
+    before: str = ""
+    """The lines as they are, or of their kind."""
+    after: str = ""
+    """The same lines mended."""
+    source: str | None = None
+    """``train.py:42  nn.Softmax(dim=1)``: where, if known."""

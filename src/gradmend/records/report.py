@@ -8,7 +8,7 @@ from typing import Any
 from gradmend.records.codec import to_plain
 from gradmend.records.finding import CannotJudge, Finding, Severity
 from gradmend.records.ledger import Ledger
-from gradmend.records.prescription import Prescription, Refusal
+from gradmend.records.prescription import Advice, Prescription, Refusal
 from gradmend.records.request import Request
 from gradmend.records.trace import Trace
 from gradmend.records.verdict import Verdict
@@ -26,6 +26,8 @@ class Report:
     """What the evidence left open, each with the measurement that would decide it."""
     prescription: Prescription | None = None
     refusals: tuple[Refusal, ...] = ()
+    advice: tuple[Advice, ...] = ()
+    """What to change in the source by hand."""
     verdict: Verdict | None = None
     after: Trace | None = None
     """A second look: after the kept edits, or after ``steps`` on a shadow."""

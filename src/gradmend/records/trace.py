@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from gradmend.records.badvalue import BadValue
+from gradmend.records.layout import ModuleFacts, OptimizerFacts, Rehearsed
 from gradmend.records.ledger import Ledger
 from gradmend.records.loss_call import LossCall
 from gradmend.records.request import Answer, Measurement
@@ -256,6 +257,12 @@ class Trace:
     """``tail`` and ``flat`` of the ``loss-graph`` event of :mod:`gradmend.records.history`."""
     answers: tuple[Answer, ...] = ()
     """Measurements that rules asked for after a first look."""
+    modules: tuple[ModuleFacts, ...] = ()
+    """Every module of the model, in the order of ``named_modules()``."""
+    optimizer: OptimizerFacts | None = None
+    """What trains the model, where it was given."""
+    rehearsed: Rehearsed | None = None
+    """The few steps taken on copies, where they were."""
 
     @property
     def not_finite(self) -> bool:
@@ -268,6 +275,11 @@ class Trace:
             or any(p.log10_grad is not None and math.isnan(p.log10_grad) for p in self.parameters)
             or any(p.log10_grad == math.inf for p in self.parameters)
         )
+
+    @cached_property
+    def module_at(self) -> dict[str, ModuleFacts]:
+        """The modules by path."""
+        return {module.path: module for module in self.modules}
 
     def answer(self, measurement: Measurement, module: str = "") -> Answer | None:
         """The answer to a request, where it was taken; of several factors the last."""
