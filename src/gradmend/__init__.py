@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradmend.engine.session import Fix as Fix
+    from gradmend.engine.repaired import Fix as Fix
     from gradmend.engine.session import apply as apply
     from gradmend.engine.session import check as check
     from gradmend.engine.session import fix as fix
@@ -31,7 +31,7 @@ _HOME = {
     "fix": "gradmend.engine.session",
     "apply": "gradmend.engine.session",
     "watch": "gradmend.engine.watching.watch",
-    "Fix": "gradmend.engine.session",
+    "Fix": "gradmend.engine.repaired",
     "Watch": "gradmend.engine.watching.watch",
     "Report": "gradmend.records.report",
     "Finding": "gradmend.records.finding",

@@ -1,6 +1,5 @@
 """The race: paired, fair, and without a trace where nothing is kept."""
 
-import math
 import random
 from typing import Any
 
@@ -12,7 +11,8 @@ from test_state import Frozen, Noisy
 from torch import Tensor, nn
 
 from gradmend.engine.data import TrialData, trial_data
-from gradmend.engine.trial import FINALISTS, Deadline, Trial
+from gradmend.engine.trial import FINALISTS, FIRST_ROUND, Deadline, goals
+from gradmend.engine.trial.track import Track
 from gradmend.records.prescription import Change, Edit, Prescription
 
 BETTER = rate(30.0)  # the given rate is far too small, so thirty times it trains better
@@ -122,13 +122,79 @@ def test_halving_cuts_those_that_close_less_than_half_and_keeps_three_at_most() 
     race = trial(model, slow(model), steps=60)
     _, verdict = race.run(tuple(rate(f, f"f{f:g}") for f in factors))
     arms = {arm.name: arm for arm in (*verdict.winner[:1], *verdict.rivals)}
-    assert set(arms) == {f"f{f:g}" for f in factors}
-    assert {arm.steps for arm in arms.values()} <= {10, 30, 60}
-    # the three that barely move lose the first round
-    assert all(arms[f"f{f:g}"].steps == 10 for f in (0.5, 1.0, 2.0))
-    # at most half run the second, and at most three are trained to the end
-    assert sum(arm.steps >= 30 for arm in arms.values()) <= math.ceil(len(factors) / 2)
-    assert 2 <= sum(arm.steps == 60 for arm in arms.values()) <= FINALISTS
+    # THEN as many start as a first round holds, as one of them gains something
+    assert list(arms) == [f"f{f:g}" for f in factors][:FIRST_ROUND] or len(arms) == FIRST_ROUND
+    first, second, last = goals(60)
+    assert {arm.steps for arm in arms.values()} <= {first, second, last}
+    # AND the three that barely move lose the first round
+    assert all(arms[f"f{f:g}"].steps == first for f in (0.5, 1.0, 2.0))
+    # AND at most three run the second round, at most two the last
+    assert sum(arm.steps >= second for arm in arms.values()) <= FINALISTS
+    assert 1 <= sum(arm.steps == last for arm in arms.values()) <= 2
+
+
+def test_the_others_start_only_if_nothing_of_the_first_round_gains() -> None:
+    # GIVEN a first round of candidates that throw the training back, and a good one behind them
+    model = linear()
+    bad = tuple(rate(1e-3 * (k + 1), f"bad{k}") for k in range(FIRST_ROUND))
+    race = trial(model, slow(model), steps=60)
+    winner, verdict = race.run((*bad, BETTER))
+    assert winner == BETTER
+    assert len(verdict.rivals) == FIRST_ROUND
+
+
+def test_what_goes_with_the_best_is_tried_and_wins_only_if_it_closes_more() -> None:
+    # GIVEN a rate that helps, and a second one that only helps beside it
+    model = linear()
+    half = rate(8.0, "half")
+    asked: list[Prescription] = []
+
+    def combine(best: Prescription) -> tuple[Prescription, ...]:
+        asked.append(best)
+        return (best.plus(rate(4.0, "rest")), best.plus(rate(1.01, "nothing")))
+
+    race = trial(model, slow(model), steps=120, combine=combine)
+    winner, verdict = race.run((rate(0.1, "worse"), half))
+    assert asked == [half]
+    assert winner is not None
+    assert winner.remedies == ("half", "rest")
+    assert {arm.name for arm in verdict.rivals} == {"worse", "half", "half + nothing"}
+    # AND where it adds nothing the smaller one is kept
+    model = linear()
+    race = trial(
+        model, slow(model), steps=120, combine=lambda best: [best.plus(rate(1.0, "nothing"))]
+    )
+    winner, _ = race.run((BETTER,))
+    assert winner == BETTER
+
+
+def test_other_seeds_are_trained_no_longer_than_it_takes_to_see_that_they_agree() -> None:
+    model = linear()
+    _, verdict = trial(model, slow(model), steps=60).run((BETTER,))
+    assert [arm.seed for arm in verdict.winner] == [0, 1, 2]
+    assert verdict.winner[0].steps == 60
+    for again, twin in zip(verdict.original[1:], verdict.winner[1:], strict=True):
+        assert again.steps == twin.steps < 60
+        assert twin.unseen is not None
+        assert again.unseen is not None
+        assert twin.unseen < again.unseen
+    # so that the whole takes less than three trainings
+    assert verdict.steps <= 3 * 60
+
+
+def test_a_loss_with_the_wrong_sign_is_judged_the_right_way_up() -> None:
+    # GIVEN a loss that is minimised although it should be maximised
+    model = linear()
+    turn = Prescription(
+        edits=(Edit(kind="negate_loss"),), remedies=("turn",), changes=(Change.WIRING,)
+    )
+    race = trial(
+        model, torch.optim.SGD(model.parameters(), lr=0.02), steps=60, loss=lambda a, b: -mse(a, b)
+    )
+    winner, verdict = race.run((turn,))
+    assert winner == turn
+    assert verdict.winner[0].unseen is not None
+    assert 0 < verdict.winner[0].unseen < 1
 
 
 def test_the_best_is_never_cut_while_nobody_gains() -> None:
@@ -304,15 +370,15 @@ def test_a_budget_that_ends_early_changes_nothing_and_says_so() -> None:
 def test_a_winner_of_one_seed_only_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     # GIVEN a candidate that helps with the first seed alone
     opened: list[int] = []
-    original = Trial._open
+    original = Track.open
 
-    def open_with_luck(self: Trial, arm: Any) -> None:
+    def open_with_luck(self: Track, arm: Any) -> None:
         original(self, arm)
         if arm.prescription is not None:
             opened.append(arm.seed)
             self.optimizer.param_groups[0]["lr"] = 3e-2 if arm.seed == 0 else 1e-9
 
-    monkeypatch.setattr(Trial, "_open", open_with_luck)
+    monkeypatch.setattr(Track, "open", open_with_luck)
     model = linear()
     winner, verdict = trial(model, slow(model), steps=20).run((rate(1.0, "lucky"),))
     assert 1 in opened

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gradmend.edits.finite import finite_samples
 from gradmend.engine.state import randomness, set_randomness
 from gradmend.errors import BadInput
-from gradmend.probe.batch import Batch, batch_size, check_finite, map_tensors
+from gradmend.probe.batch import Batch, batch_size, map_tensors
 
 Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]
 
@@ -54,19 +55,45 @@ def trial_data(batches: Batches, val: Batches | None) -> TrialData:
         val: Batches to judge on, in the same forms; split off where not given.
 
     Raises:
-        BadInput: If there is nothing to iterate, too little to keep anything unseen, or NaN in it.
+        BadInput: If there is nothing to iterate, or too little to keep anything unseen.
     """
     train = _buffer(batches, "batches")
     if val is not None:
-        return TrialData(train=train, unseen=_buffer(val, "val"))
+        return _judgeable(TrialData(train=train, unseen=_buffer(val, "val")))
     if len(train) >= 3:
         kept = max(1, round(len(train) * UNSEEN_SHARE))
-        return TrialData(
-            train=train[:-kept],
-            unseen=train[-kept:],
-            note=f"no val= given: judged on the last {kept} of {len(train)} batches, kept unseen",
+        return _judgeable(
+            TrialData(
+                train=train[:-kept],
+                unseen=train[-kept:],
+                note=f"no val= given: judged on the last {kept} of {len(train)} batches,"
+                " kept unseen",
+            )
         )
-    return _split_samples(train)
+    return _judgeable(_split_samples(train))
+
+
+def _judgeable(data: TrialData) -> TrialData:
+    """Unseen data without the samples that hold NaN or infinity: no model can be judged by them.
+
+    In the training data they stay: whether they are to blame is for the trial to show.
+    """
+    unseen, dropped = [], 0
+    for batch in data.unseen:
+        kept = finite_samples(batch)
+        dropped += batch_size(batch) - (batch_size(kept) if kept is not None else 0)
+        if kept is not None:
+            unseen.append(kept)
+    if not unseen:
+        raise BadInput(
+            "every sample kept for judging holds NaN or infinity",
+            "no training could be told from another by it",
+            "clean the data, or pass finite val=",
+        )
+    if not dropped:
+        return data
+    note = f"{dropped} unseen sample(s) hold NaN or infinity and judge nobody"
+    return replace(data, unseen=unseen, note="; ".join(filter(None, (data.note, note))))
 
 
 def _buffer(batches: Batches, name: str) -> list[Batch]:
@@ -95,8 +122,6 @@ def _buffer(batches: Batches, name: str) -> list[Batch]:
             "a trial trains on several batches",
             f"pass {name}=[(x, y)]",
         )
-    for batch in found:
-        check_finite(batch)
     return found
 
 

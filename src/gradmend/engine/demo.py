@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the name everybody uses
 from torch import Tensor, nn
 
+from gradmend.engine.budget import deadline_of
 from gradmend.engine.examine import with_optimizer
 from gradmend.engine.files import write_prescription
 from gradmend.engine.prescribe import forbidden_changes, prescribe
-from gradmend.engine.session import Fix, apply, check, deadline_of, fix
+from gradmend.engine.repaired import Fix
+from gradmend.engine.session import apply, check, fix
 from gradmend.errors import BadInput
 from gradmend.probe.source import remember_construction
 from gradmend.records.prescription import Prescription

@@ -1,33 +1,89 @@
-"""From findings to candidates: every fitting remedy, alone and combined, smallest change first."""
+"""From findings to candidates: every fitting remedy, in the order in which a race tries them."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass, field, replace
 
 from gradmend.errors import UnknownName
 from gradmend.records.finding import Finding, Severity
-from gradmend.records.prescription import KEEPS, Advice, Change, Prescription, Refusal
+from gradmend.records.prescription import (
+    KEEPS,
+    Advice,
+    Change,
+    Edit,
+    Prescription,
+    Refusal,
+)
 from gradmend.records.trace import Trace
-from gradmend.registry import remedies
+from gradmend.registry import Remedy, remedies
+from gradmend.theory.guessing import below_a_guess
+
+MOST_COMBINED = 4
+"""Combinations tried with the best candidate."""
+PER_KIND = {Change.INITIALISATION: 2, Change.OPTIMIZER: 2}
+"""Candidates of one kind of change that start before other kinds had their turn; else one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One prescription and what speaks for it."""
+
+    prescription: Prescription
+    cause: int
+    """Place, among the findings, of the first one it treats; explained ones and symptoms count
+    as the last."""
+    turn: int
+    """Its place among the remedy's own answers, best first."""
+    companion: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """What could be tried, smallest change first, and what could not."""
+    """What could be tried, in the order to try it, and what could not."""
 
-    prescriptions: tuple[Prescription, ...]
-    refusals: tuple[Refusal, ...]
+    options: tuple[Option, ...]
+    refusals: tuple[Refusal, ...] = ()
     advice: tuple[Advice, ...] = ()
     """What only the source can mend."""
+    notable: tuple[str, ...] = field(default=())
+    """Names of the findings that are causes of their own."""
+
+    @property
+    def prescriptions(self) -> tuple[Prescription, ...]:
+        """Every single one, in the order to try them."""
+        return tuple(option.prescription for option in self.options)
+
+    def combined(self, best: Prescription) -> tuple[Prescription, ...]:
+        """What may go together with the best: companions, and answers to the causes it leaves.
+
+        Two remedies for one cause are rivals and never combined.
+        """
+        left = [
+            option.prescription
+            for option in self.options
+            if set(option.prescription.remedies).isdisjoint(best.remedies)
+            and (
+                option.companion
+                or (
+                    option.turn == 0
+                    and set(option.prescription.treats).isdisjoint(best.treats)
+                    and not set(option.prescription.treats).isdisjoint(self.notable)
+                )
+            )
+        ]
+        found = sorted((together(best, other) for other in left), key=lambda p: p.size)
+        if len(left) > 1 and len(found) < MOST_COMBINED:
+            found.append(together(best, *left[:2]))
+        return tuple(found[:MOST_COMBINED])
 
 
 def prescribe(findings: tuple[Finding, ...], trace: Trace, keep: Iterable[str] = ()) -> Candidates:
     """Ask every remedy that treats a finding.
 
     Args:
-        findings: What is to be treated; notes are not.
+        findings: What is to be treated, ranked; notes are not.
         trace: The look they came from.
         keep: Words of :data:`gradmend.records.prescription.KEEPS`: what must not change.
 
@@ -37,8 +93,8 @@ def prescribe(findings: tuple[Finding, ...], trace: Trace, keep: Iterable[str] =
     keep = tuple(keep)  # read twice: an iterator would be used up when the reason is told
     forbidden = forbidden_changes(keep)
     serious = tuple(f for f in findings if f.severity is not Severity.NOTE)
-    alone: dict[str, list[Prescription]] = {}
-    companions: list[Prescription] = []
+    causes = [f.name for f in serious if f.explained_by is None and not f.symptom]
+    options: list[Option] = []
     refusals: list[Refusal] = []
     advice: list[Advice] = []
     for remedy in remedies():
@@ -46,37 +102,87 @@ def prescribe(findings: tuple[Finding, ...], trace: Trace, keep: Iterable[str] =
         if not treated:
             continue
         blocked = forbidden & set(remedy.changes)
-        if blocked:
-            words = [word for word in keep if KEEPS[word] & blocked]
-            refusals.append(
-                Refusal(remedy=remedy.name, finding=treated[0].name,
-                        reason=f"keep={', '.join(words)} forbids it")
-            )  # fmt: skip
+        if blocked and blocked == set(remedy.changes):
+            words = ", ".join(word for word in keep if KEEPS[word] & blocked)
+            refusals.append(_refused(remedy, treated, f"keep={words} forbids it"))
             continue
+        turn = 0
         for answer in remedy(treated, trace):
             if isinstance(answer, Refusal):
                 refusals.append(answer)
-                continue
-            if isinstance(answer, Advice):
+            elif isinstance(answer, Advice):
                 advice.append(answer)
-                continue
-            if forbidden & set(answer.changes):  # more than the remedy declares: a plug-in's slip
-                refusals.append(
-                    Refusal(
-                        remedy=remedy.name,
-                        finding=treated[0].name,
-                        reason=f"it would change what keep={', '.join(keep)} forbids",
-                    )
+            elif blocked := forbidden & set(answer.changes):
+                words = ", ".join(word for word in keep if KEEPS[word] & blocked)
+                refusals.append(_refused(remedy, treated, f"keep={words} forbids it"))
+            else:
+                named = replace(
+                    answer,
+                    remedies=(remedy.name,),
+                    treats=tuple(dict.fromkeys(f.name for f in treated)),
+                    model=trace.run.model,
                 )
-                continue
-            named = replace(
-                answer,
-                remedies=(remedy.name,),
-                treats=tuple(dict.fromkeys(f.name for f in treated)),
-                model=trace.run.model,
-            )
-            (companions if remedy.companion else alone.setdefault(remedy.name, [])).append(named)
-    return Candidates(_combine(alone, companions), tuple(refusals), tuple(advice))
+                places = [causes.index(f.name) for f in treated if f.name in causes]
+                options.append(
+                    Option(named, min(places, default=len(causes)), turn, remedy.companion)
+                )
+                turn += 1
+    return Candidates(
+        options=tuple(in_order(options, trained=is_trained(trace))),
+        refusals=tuple(refusals),
+        advice=tuple(advice),
+        notable=tuple(causes),
+    )
+
+
+def in_order(options: Iterable[Option], *, trained: bool = False) -> list[Option]:
+    """The order to try them in.
+
+    A remedy's first answer before its second, the first cause before the others; among those
+    every kind of change has its turn, smallest first, before one kind is tried again and again.
+    What a model has learned is given up last.
+
+    Args:
+        options: All there are.
+        trained: Whether the model has been trained: then those that keep its function come first.
+    """
+
+    def place(option: Option) -> tuple[bool, bool, bool]:
+        forgets = trained and not option.prescription.keeps_function
+        return forgets, option.turn > 0, option.cause > 0
+
+    found: list[Option] = []
+    waiting = sorted(options, key=lambda o: (place(o), o.prescription.size))
+    while waiting:
+        seen: Counter[tuple[tuple[bool, bool, bool], Change]] = Counter()
+        later: list[Option] = []
+        for option in waiting:
+            kind = _largest(option.prescription)
+            seen[place(option), kind] += 1
+            (found if seen[place(option), kind] <= PER_KIND.get(kind, 1) else later).append(option)
+        waiting = later
+    return found
+
+
+def is_trained(trace: Trace) -> bool:
+    """Whether the model has learned something: its optimizer has, or its loss is below a guess."""
+    if trace.optimizer is not None and trace.optimizer.steps_taken:
+        return True
+    return below_a_guess(trace)
+
+
+def together(*prescriptions: Prescription) -> Prescription:
+    """Several prescriptions as one, their edits in the order of how much they change.
+
+    Weights are drawn before modules are put around them: the names are those of the model as it
+    was. The optimizer comes last; it must hold what the others put in.
+    """
+    joined = prescriptions[0]
+    for other in prescriptions[1:]:
+        joined = joined.plus(other)
+    parts = sorted(prescriptions, key=lambda p: _phase(_largest(p)))
+    edits: list[Edit] = [edit for part in parts for edit in part.edits]
+    return replace(joined, edits=tuple(edits))
 
 
 def forbidden_changes(keep: Iterable[str]) -> frozenset[Change]:
@@ -93,17 +199,13 @@ def forbidden_changes(keep: Iterable[str]) -> frozenset[Change]:
     return frozenset(found)
 
 
-def _combine(
-    alone: dict[str, list[Prescription]], companions: list[Prescription]
-) -> tuple[Prescription, ...]:
-    """Each prescription alone, with each companion, and data scaling with each of the rest.
+def _refused(remedy: Remedy, treated: tuple[Finding, ...], reason: str) -> Refusal:
+    return Refusal(remedy=remedy.name, finding=treated[0].name, reason=reason)
 
-    A companion (the learning rate) is also tried alone. Two remedies that set the same weights
-    are rivals and never combined.
-    """
-    single = [p for options in alone.values() for p in options]
-    scaling = [p for p in single if p.changes == (Change.DATA_SCALE,)]
-    others = [p for p in single if p not in scaling]
-    bases = [*single, *(data.plus(other) for data, other in product(scaling, others))]
-    both = [base.plus(companion) for base, companion in product(bases, companions)]
-    return tuple(sorted([*bases, *companions, *both], key=lambda p: p.size))
+
+def _largest(prescription: Prescription) -> Change:
+    return max(prescription.changes, default=Change.WIRING)
+
+
+def _phase(change: Change) -> int:
+    return len(Change) if change is Change.OPTIMIZER else int(change)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradmend.edits import Bench, apply_edits, export_plain
+from gradmend.edits import Bench, apply_edits
+from gradmend.engine.budget import (
+    DEFAULT_STEPS,
+    FEWEST_STEPS,
+    affordable_steps,
+    deadline_of,
+)
 from gradmend.engine.data import MOST_BATCHES, Batches, TrialData, trial_data
 from gradmend.engine.examine import examine
 from gradmend.engine.files import read_prescription
@@ -21,27 +26,23 @@ from gradmend.engine.measure import Measurer
 from gradmend.engine.predictions import check_predictions
 from gradmend.engine.prescribe import forbidden_changes, prescribe
 from gradmend.engine.rehearsal import LEARNING_RATE
-from gradmend.engine.trial import RUNGS, Deadline, Tell, Trial
+from gradmend.engine.repaired import Fix, edited_batches, edited_loss
+from gradmend.engine.trial import Tell, Trial
 from gradmend.errors import BadInput, GradmendError
 from gradmend.probe.batch import Batch, Feeder, Forward, LossFn, check_module, map_tensors
 from gradmend.probe.look import look
-from gradmend.records.codec import to_plain
 from gradmend.records.finding import Severity
 from gradmend.records.prescription import Prescription
 from gradmend.records.report import Report
 from gradmend.records.trace import Run, Trace
 from gradmend.records.verdict import Verdict
 
-DEFAULT_STEPS = 300
-"""Steps of a trial's training where neither ``steps`` nor the budget says otherwise."""
 REHEARSED_STEPS = 50
 """Of the user's own optimizer before a repair: what is balanced at step 0 may be gone by then
 (a deep post-norm transformer; Xiong et al. 2020)."""
 CHEAP_SECONDS = 0.35
 """What measurements beyond the first look may take in a check that was not asked for steps: with
 the look, a small model is checked within a second."""
-FEWEST_STEPS = 20
-"""Below this a training shows nothing that can be told from noise."""
 
 
 def check(
@@ -98,43 +99,6 @@ def check(
             seconds=CHEAP_SECONDS,
         )
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fix:
-    """What came out of :func:`fix` or :func:`apply`: the model, the prescription, the proof."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer | None
-    loss_fn: LossFn | None
-    batches: Batches | None
-    prescription: Prescription
-    """False when nothing was changed."""
-    report: Report
-    verdict: Verdict | None = None
-    steps_trained: int = 0
-    """Steps the model has behind it: the winner keeps its trial's training."""
-    notes: tuple[str, ...] = field(default=())
-
-    def export(self) -> nn.Module:
-        """A copy in the plain architecture, where edits fold away; what cannot fold stays."""
-        return export_plain(self.model, self.prescription.edits)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers, ready for JSON; the model itself is not in it."""
-        return {
-            "prescription": to_plain(self.prescription),
-            "verdict": to_plain(self.verdict),
-            "report": self.report.to_dict(),
-            "steps_trained": self.steps_trained,
-            "notes": list(self.notes),
-        }
-
-    def __str__(self) -> str:
-        """The outcome in a line."""
-        if self.verdict is not None:
-            return self.verdict.reason
-        return f"{len(self.prescription.edits)} edit(s) applied, untried"
 
 
 def fix(
@@ -213,6 +177,7 @@ def fix(
             optimizer=optimizer,
             loss_fn=loss_fn,
             batches=batches,
+            forward=forward,
             prescription=Prescription(model=trace.run.model),
             verdict=verdict,
             report=replace(report, verdict=verdict, **more),
@@ -221,10 +186,14 @@ def fix(
     if report.healthy:
         return unchanged("healthy: nothing was found that a repair could mend; nothing was changed")
     candidates = prescribe(report.at_least(Severity.WARNING), trace, keep)
+    report = replace(report, advice=candidates.advice)
     if not candidates.prescriptions:
-        return unchanged(
-            "no remedy fits what was found; nothing was changed", refusals=candidates.refusals
+        reason = (
+            f"only the source can be mended: {candidates.advice[0].text}"
+            if candidates.advice
+            else "no remedy fits what was found"
         )
+        return unchanged(f"{reason}; nothing was changed", refusals=candidates.refusals)
     trial = Trial(
         model=model,
         optimizer=optimizer,
@@ -235,9 +204,10 @@ def fix(
         seed=seed,
         seeds=seeds,
         tell=tell,
+        combine=candidates.combined,
     )
     with _users_errors_as_one_line(model):
-        trial.steps = steps or _affordable_steps(trial, len(candidates.prescriptions))
+        trial.steps = steps or affordable_steps(trial, len(candidates.prescriptions))
     if trial.steps < FEWEST_STEPS and steps is None:
         return unchanged(
             f"a budget of {budget} allows {trial.steps} steps per training, too few to prove"
@@ -258,8 +228,9 @@ def fix(
     return Fix(
         model=trial.bench.model,
         optimizer=optimizer,
-        loss_fn=loss_fn,
-        batches=batches,
+        loss_fn=edited_loss(trial.bench, loss_fn),
+        batches=edited_batches(trial.bench, batches),
+        forward=edited_loss(trial.bench, forward),
         prescription=winner,
         verdict=verdict,
         report=replace(
@@ -320,8 +291,9 @@ def apply(
     return Fix(
         model=bench.model,
         optimizer=optimizer,
-        loss_fn=loss_fn,
-        batches=batches,
+        loss_fn=edited_loss(bench, loss_fn),
+        batches=edited_batches(bench, batches),
+        forward=edited_loss(bench, forward),
         prescription=prescription,
         report=Report(
             trace=Trace(run=Run(model=type(model).__name__)),
@@ -361,42 +333,6 @@ def _users_errors_as_one_line(model: nn.Module) -> Iterator[None]:
             "a trial trains on every batch, and one of them does not fit; nothing was changed",
             "run your own loop over all batches once to see which",
         ) from error
-
-
-def _affordable_steps(trial: Trial, candidates: int) -> int:
-    """Steps per training that let the whole race fit into the budget."""
-    first, second, _ = RUNGS
-    trainings = (
-        1.0  # the original
-        + candidates * first
-        + candidates / 2 * (second - first)
-        + 3 * (1 - second)
-        + 2 * (trial.seeds - 1)
-    )
-    if trial.deadline.steps is not None:
-        return min(DEFAULT_STEPS, int(trial.deadline.steps / trainings))
-    pace = trial.pace()
-    left = (trial.deadline.seconds or 0.0) - trial.deadline.elapsed
-    return max(0, min(DEFAULT_STEPS, int(0.9 * left / (trainings * pace))))
-
-
-def deadline_of(budget: str) -> Deadline:
-    """Read a budget: ``"120 s"``, ``"2 min"`` or ``"500 steps"``.
-
-    Raises:
-        BadInput: If it is neither.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|seconds|min|minutes|steps?)\s*", str(budget))
-    if match is None:
-        raise BadInput(
-            f"budget='{budget}' is neither a time nor a number of steps",
-            "a trial must know when to stop",
-            'write "120 s", "2 min" or "500 steps"',
-        )
-    amount, unit = float(match[1]), match[2]
-    if unit.startswith("step"):
-        return Deadline(steps=int(amount))
-    return Deadline(seconds=amount * (60 if unit.startswith("min") else 1))
 
 
 def _check_optimizer(model: nn.Module, optimizer: Any) -> None:

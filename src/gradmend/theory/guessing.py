@@ -79,6 +79,19 @@ def stays_at_a_guess(history: History) -> bool:
     return bool(known) and courses[0].last >= LEFT * min(known)
 
 
+TRAINED = 0.5
+"""Of the loss of a guess, below which a model knows its task before the first step (our choice: a
+drawn network's first loss is at or above a guess, whatever the task)."""
+
+
+def below_a_guess(trace: Trace) -> bool:
+    """Whether a look's loss is far below what a guess costs: the model has been trained."""
+    guesses = [_if_wide(call, 0.0) for call in trace.losses]
+    known = [guess for guess in guesses if guess]
+    loss = trace.run.loss
+    return len(known) == 1 == len(guesses) and loss is not None and loss < TRAINED * known[0]
+
+
 def _if_wide(call: LossCall, logits: float) -> float | None:
     """What a guess costs by a loss function, where the outputs are as large; else ``None``."""
     outputs, target = call.prediction, call.target

@@ -1,0 +1,58 @@
+"""What a repair may cost, as users write it, and how long its trainings can then be."""
+
+from __future__ import annotations
+
+import re
+
+from gradmend.engine.trial import FIRST_ROUND, Deadline, Trial, goals
+from gradmend.errors import BadInput
+
+DEFAULT_STEPS = 300
+"""Steps of a trial's training where neither ``steps`` nor the budget says otherwise."""
+FEWEST_STEPS = 20
+"""Below this a training shows nothing that can be told from noise."""
+
+
+def deadline_of(budget: str) -> Deadline:
+    """Read a budget: ``"120 s"``, ``"2 min"`` or ``"500 steps"``.
+
+    Raises:
+        BadInput: If it is neither.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|seconds|min|minutes|steps?)\s*", str(budget))
+    if match is None:
+        raise BadInput(
+            f"budget='{budget}' is neither a time nor a number of steps",
+            "a trial must know when to stop",
+            'write "120 s", "2 min" or "500 steps"',
+        )
+    amount, unit = float(match[1]), match[2]
+    if unit.startswith("step"):
+        return Deadline(steps=int(amount))
+    return Deadline(seconds=amount * (60 if unit.startswith("min") else 1))
+
+
+def affordable_steps(trial: Trial, candidates: int) -> int:
+    """Steps per training that let the whole race fit into the budget."""
+    if trial.deadline.steps is not None:
+        left, pace = float(trial.deadline.steps), 1.0
+    else:
+        pace = trial.pace()
+        left = 0.9 * ((trial.deadline.seconds or 0.0) - trial.deadline.elapsed)
+    steps = DEFAULT_STEPS
+    while steps > 0 and pace * _race_steps(steps, candidates, trial.seeds) > left:
+        steps = min(steps - 1, int(steps * 0.95))
+    return steps
+
+
+def _race_steps(steps: int, candidates: int, seeds: int) -> float:
+    """Optimizer steps of a race that goes as most do."""
+    first, *others = goals(steps)
+    second = others[0] if others else first
+    return (
+        steps  # the original
+        + min(candidates, FIRST_ROUND) * first
+        + 2 * (second - first)
+        + 1.5 * (steps - second)
+        + 2 * (seeds - 1) * first
+    )

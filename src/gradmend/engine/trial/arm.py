@@ -1,0 +1,70 @@
+"""One training inside a trial: a prescription, or none for the original, and how far it came."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from gradmend.engine.state import Progress
+from gradmend.records.prescription import Prescription
+from gradmend.records.verdict import Arm
+
+MOST_POINTS = 200
+"""Points of a loss curve that a verdict keeps."""
+
+
+@dataclass(slots=True)
+class Runner:
+    """An arm while it runs."""
+
+    prescription: Prescription | None
+    seed: int
+    steps: int = 0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    scores: dict[int, float] = field(default_factory=dict)
+    """Unseen loss by the step it was judged at."""
+    diverged: bool = False
+    error: str | None = None
+    failure: Exception | None = None
+    """What the user's model, loss or data raised, where that is the error."""
+    seconds: float = 0.0
+    progress: Progress | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its remedies."""
+        return " + ".join(self.prescription.remedies) if self.prescription else "original"
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """How much it changes."""
+        return self.prescription.size if self.prescription else ()
+
+    @property
+    def score(self) -> float:
+        """The unseen loss it was last judged by; infinite where it diverged or failed."""
+        return self.at(self.steps)
+
+    def at(self, step: int) -> float:
+        """The unseen loss at a step; infinite where it never came to be judged there."""
+        return math.inf if self.diverged else self.scores.get(step, math.inf)
+
+    @property
+    def began(self) -> float:
+        """The first training loss."""
+        return self.losses[0][1] if self.losses else math.nan
+
+    def record(self) -> Arm:
+        """The arm as the verdict keeps it."""
+        stride = max(1, len(self.losses) // MOST_POINTS)
+        score = self.score
+        return Arm(
+            name=self.name,
+            seed=self.seed,
+            steps=self.steps,
+            losses=tuple(self.losses[::stride]),
+            unseen=score if math.isfinite(score) else None,
+            diverged=self.diverged,
+            error=self.error,
+            seconds=self.seconds,
+        )

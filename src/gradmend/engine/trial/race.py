@@ -1,0 +1,125 @@
+"""Who goes on: the decisions of a race, as functions of what was measured.
+
+Successive halving (Jamieson and Talwalkar 2016) with two changes that the question asks for. An
+arm survives if it closes half of the gap that the best one closes so far, because a *smaller*
+change wins if it comes close enough; and the smallest of those is never cut for being slower than
+larger ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from gradmend.engine.trial.arm import Runner
+
+CLOSES = 0.9
+"""Share of the best arm's gain that the smallest edit must reach to win (mission, promise 2)."""
+SURVIVES = 0.5
+"""Share of the best arm's gain so far that keeps an arm in the race."""
+RUNGS = (1 / 10, 1 / 3, 1.0)
+"""Shares of a full training after which the race is cut (our choice: with five candidates, the
+original and the confirmation included, a repair then takes about three trainings)."""
+FEWEST = 8
+"""Steps of a first round at least, where a training has as many: fewer show the batches only."""
+FIRST_ROUND = 8
+"""Candidates that start together; the others only if none of these gains anything."""
+FINALISTS = 3
+"""Arms that go on after the first round, at most; two after the second."""
+LEAST_GAIN = 0.02
+"""Least share of the original's unseen loss that a repair must take off to count as one."""
+LEARNED = 0.1
+"""Least share of its own first loss that an arm must take off where the original diverged and
+there is nothing to compare it with."""
+
+
+def goals(steps: int) -> tuple[int, ...]:
+    """Steps at which arms are judged, for trainings of ``steps``; ascending, the last is all."""
+    return tuple(sorted({min(steps, max(FEWEST, round(steps * share))) for share in RUNGS}))
+
+
+def gain(base: float, score: float) -> float:
+    """How much smaller a loss is; one that diverged is infinitely worse."""
+    if not math.isfinite(base):
+        return math.inf if math.isfinite(score) else 0.0
+    return base - score
+
+
+def base_of(original: Runner, arms: Sequence[Runner], step: int) -> float:
+    """The loss that gains are counted from: the original's at the same step.
+
+    An original that diverged has none; what it began with stands for it, or the worst arm if that
+    is worse. Without that every finite arm would close "all" of an infinite gap, however bad.
+    """
+    score = original.at(step)
+    if math.isfinite(score):
+        return score
+    worst = max((arm.score for arm in arms if math.isfinite(arm.score)), default=math.nan)
+    return max(original.began, worst) if math.isfinite(original.began) else worst
+
+
+def survivors(arms: Sequence[Runner], original: Runner, step: int, most: int) -> list[Runner]:
+    """Arms that close half of the best gap so far: the best, and the smallest.
+
+    Args:
+        arms: Those that came to ``step``.
+        original: The unedited model's training.
+        step: Where they stand.
+        most: How many may go on.
+    """
+    ran = sorted((a for a in arms if math.isfinite(a.score)), key=lambda arm: arm.score)
+    if not ran:
+        return []
+    base = base_of(original, ran, step)
+    best = gain(base, ran[0].score)
+    # Where no arm gains anything yet, half of the best's loss would cut the best itself.
+    able = [arm for arm in ran if best <= 0 or gain(base, arm.score) >= SURVIVES * best]
+    smallest = min(able, key=lambda arm: arm.size)
+    kept = [able[0], smallest, *able[1:]]
+    return list({id(arm): arm for arm in kept}.values())[:most]
+
+
+def clear_winner(arms: Sequence[Runner], original: Runner, step: int) -> list[Runner]:
+    """The smallest arm alone, where it is about as good as the best; else all."""
+    base = base_of(original, arms, step)
+    best = gain(base, min(arm.score for arm in arms))
+    smallest = min(arms, key=lambda arm: arm.size)
+    close = best > 0 and gain(base, smallest.score) >= (1 + CLOSES) / 2 * best
+    return [smallest] if close else list(arms)
+
+
+def enough(arms: Sequence[Runner], original: Runner, step: int) -> list[tuple[Runner, float]]:
+    """Arms that close 90 % of the gap the best one closes, smallest first, with that share."""
+    base = base_of(original, arms, step)
+    best = gain(base, min(arm.score for arm in arms))
+    shares = [(arm, gain(base, arm.score) / best if best else 1.0) for arm in arms]
+    fitting = [(arm, share) for arm, share in shares if share >= CLOSES]
+    return sorted(fitting, key=lambda pair: pair[0].size)
+
+
+def beats(arm: Runner, original: Runner) -> bool:
+    """Whether an arm ends clearly better than the original.
+
+    Where that diverged, whether the arm learned at all: a finite loss alone is no repair.
+    """
+    if not math.isfinite(arm.score):
+        return False
+    if math.isfinite(original.score):
+        return gain(original.score, arm.score) > LEAST_GAIN * abs(original.score)
+    return arm.began - arm.score > LEARNED * abs(arm.began)
+
+
+def agrees(arm: Runner, original: Runner, first: Runner, first_original: Runner) -> bool:
+    """Whether another seed already shows what the first one showed at this step, and as clearly.
+
+    Then it need not be trained to the end: at the same step the arm is ahead by at least half of
+    what the first was, and that one went on to win.
+    """
+    step = arm.steps
+    if original.steps != step and not original.diverged:
+        return False
+    ahead = gain(first_original.at(step), first.at(step))
+    if not math.isfinite(ahead):
+        return beats(arm, original)
+    floor = LEAST_GAIN * abs(first_original.at(step))
+    return ahead > floor and gain(original.at(step), arm.score) >= max(SURVIVES * ahead, floor)

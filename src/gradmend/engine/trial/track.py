@@ -1,0 +1,240 @@
+"""The one model there is, lent to one arm after the other: trained, judged, put back."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradmend.edits import Bench, apply_edits
+from gradmend.engine.data import TrialData
+from gradmend.engine.state import (
+    Progress,
+    Snapshot,
+    randomness,
+    seed_randomness,
+    set_randomness,
+)
+from gradmend.engine.trial.arm import Runner
+from gradmend.engine.trial.deadline import Deadline, Tell
+from gradmend.errors import CannotApply
+from gradmend.probe.batch import Feeder, check_loss, map_tensors
+from gradmend.records.prescription import Prescription, Refusal
+
+TOLD_EVERY = 8
+"""Steps between two words on how far an arm is."""
+
+
+@dataclass(slots=True)
+class Track:
+    """Where arms run: from the same start, on the same batches, with the same random numbers."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    feeder: Feeder
+    data: TrialData
+    deadline: Deadline
+    seed: int = 0
+    tell: Tell = lambda text, share: None
+    upside_down: bool = False
+    """Whether the loss is to be judged with its sign turned: where a candidate says it is wrong."""
+    refusals: list[Refusal] = field(default_factory=list)
+    bench: Bench | None = None
+    """The bench of the arm that was opened last."""
+    _snapshot: Snapshot | None = None
+
+    def begin(self) -> None:
+        """Remember the model as it is."""
+        self._snapshot = Snapshot.take(self.model, self.optimizer, self._others())
+
+    @property
+    def start(self) -> Snapshot:
+        """The model as it was."""
+        assert self._snapshot is not None, "begin() comes first"
+        return self._snapshot
+
+    def keep(self, arm: Runner) -> None:
+        """Leave the model with an arm's edits and its training."""
+        self.open(arm)
+        assert arm.progress is not None and self.bench is not None
+        arm.progress.resume(self.bench.model, self.optimizer, self._others())
+        self.start.restore_randomness()
+
+    def take_back(self) -> None:
+        """Undo everything: the model is bit for bit as it was."""
+        if self.bench is not None:
+            self.bench.undo()
+        if self._snapshot is not None:
+            self._snapshot.put_back()
+
+    @contextmanager
+    def untrained(self, prescription: Prescription) -> Iterator[nn.Module]:
+        """The model as it was, with the edits made and no step taken, for the block's length.
+
+        Only after :meth:`keep`; the trained model is put back afterwards.
+        """
+        assert self.bench is not None
+        kept = self.bench
+        trained = Progress.take(kept.model, self.optimizer, self._others())
+        kept.undo()
+        self.start.restore()
+        runner = Runner(prescription=prescription, seed=self.seed)
+        try:
+            self.open(runner)
+            yield self.bench.model
+        finally:
+            self.bench.undo()
+            self.start.restore()
+            self.open(runner)
+            trained.resume(self.bench.model, self.optimizer, self._others())
+            self.start.restore_randomness()
+
+    def pace(self, steps: int = 4) -> float:
+        """Seconds of one step of the original, the fastest of a few; the model is put back."""
+        self.begin()
+        times = []
+        try:
+            batch_at = self.data.order(self.seed)
+            for step in range(steps):
+                self.tell("measuring the pace", self.deadline.share)
+                began = time.perf_counter()
+                self._step(Bench(model=self.model), batch_at(step))
+                times.append(time.perf_counter() - began)
+            return min(times)
+        finally:
+            self.start.put_back()
+
+    def train(self, arm: Runner, goals: tuple[int, ...], text: str) -> None:
+        """Bring an arm to the last goal, judge it at each on unseen data, put everything back."""
+        if arm.diverged or arm.error or arm.steps >= goals[-1]:
+            return
+        began = time.perf_counter()
+        try:
+            self.open(arm)
+        except CannotApply as refusal:
+            arm.error = str(refusal)
+            self.refusals.append(Refusal(remedy=arm.name, finding="", reason=str(refusal)))
+            self.start.restore()  # an edit may have run the model before it failed
+            return
+        assert self.bench is not None
+        try:
+            self._run(arm, self.bench, goals, text)
+            if not arm.diverged:
+                arm.progress = Progress.take(self.bench.model, self.optimizer, self._others())
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever the user's model or loss says about the edited one
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            arm.error, arm.diverged, arm.failure = said, True, error
+            if arm.prescription is not None:
+                self.refusals.append(
+                    Refusal(remedy=arm.name, finding="", reason=f"the edited model raised {said}")
+                )
+        finally:
+            arm.seconds += time.perf_counter() - began
+            self.bench.undo()
+            self.start.restore()
+
+    def open(self, arm: Runner) -> None:
+        """Apply an arm's edits to the model as it was."""
+        seed_randomness(arm.seed)
+        bench = Bench(
+            model=self.model,
+            optimizer=self.optimizer,
+            run_batch=lambda model: self.feeder.loss(
+                model, bench.batch(_copied(self.data.train[0]))
+            ),
+            seed=arm.seed,
+        )
+        self.bench = bench
+        if arm.prescription is not None:
+            apply_edits(bench, arm.prescription.edits)
+
+    def _others(self) -> list[nn.Module]:
+        """Modules that the loss holds: training moves their buffers and parameters, too."""
+        return [module for module in self.feeder.owners(self.model) if module is not self.model]
+
+    def _run(self, arm: Runner, bench: Bench, goals: tuple[int, ...], text: str) -> None:
+        if arm.progress is not None:
+            arm.progress.resume(bench.model, self.optimizer, self._others())
+        elif arm.steps == 0:
+            seed_randomness(arm.seed)
+        batch_at = self.data.order(arm.seed)
+        for goal in (goal for goal in goals if goal > arm.steps):
+            while arm.steps < goal:
+                if arm.steps % TOLD_EVERY == 0:
+                    self.tell(text, self.deadline.share)
+                loss = self._step(bench, batch_at(arm.steps))
+                arm.steps += 1
+                self.deadline.taken += 1
+                if loss is not None:
+                    arm.losses.append((arm.steps, loss))
+                if loss is not None and not math.isfinite(loss):
+                    arm.diverged = True
+                    return
+                if self.deadline.passed() and arm.steps < goals[-1]:
+                    return
+            arm.scores[goal] = self._judge(bench.model)
+            if not math.isfinite(arm.scores[goal]):
+                arm.diverged = True
+                return
+
+    def _step(self, bench: Bench, batch: Any) -> float | None:
+        """One optimizer step; LBFGS and its kin get a closure.
+
+        Returns:
+            The loss as the user has it; ``None`` where the edits leave nothing of the batch.
+        """
+        fed = bench.batch(_copied(batch))
+        if fed is None:
+            return None
+        value = math.nan
+
+        def closure() -> torch.Tensor:
+            nonlocal value
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = check_loss(self.feeder.loss(bench.model, fed))
+            value = float(loss.detach())
+            loss = bench.loss(loss)
+            if math.isfinite(value):
+                loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            self.optimizer.step(closure)  # type: ignore[no-untyped-call]
+        else:
+            closure()
+            if math.isfinite(value):
+                self.optimizer.step()
+        return -value if self.upside_down else value
+
+    def _judge(self, model: nn.Module) -> float:
+        """Mean loss over the unseen batches, in eval mode."""
+        flags = [(module, module.training) for module in model.modules()]
+        # Judging more often must not change the noise of the training that goes on after it.
+        noise = randomness()
+        seed_randomness(self.seed)
+        model.eval()
+        try:
+            with torch.no_grad():
+                losses = [
+                    float(self.feeder.loss(model, _copied(batch))) for batch in self.data.unseen
+                ]
+        finally:
+            set_randomness(noise)
+            for module, training in flags:
+                module.training = training
+        mean = statistics.fmean(losses)
+        return -mean if self.upside_down else mean
+
+
+def _copied(batch: Any) -> Any:
+    """A batch that a model may write into without spoiling it for the next arm."""
+    return map_tensors(batch, lambda tensor: tensor.detach().clone())
