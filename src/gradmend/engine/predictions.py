@@ -7,6 +7,7 @@ from collections.abc import Callable
 from gradmend.records.prescription import Prediction
 from gradmend.records.trace import Trace
 from gradmend.records.verdict import Checked
+from gradmend.theory.recurrent_layers import decades_through_time
 
 
 def _first_layer_input_rms(trace: Trace) -> float | None:
@@ -21,6 +22,7 @@ def _first_layer_input_rms(trace: Trace) -> float | None:
 
 
 MEASURES: dict[str, Callable[[Trace], float | None]] = {
+    "decades_through_time": decades_through_time,
     "total_decades": lambda trace: trace.total_decades,
     "signal_lost": lambda trace: trace.signal_lost,
     "first_layer_input_rms": _first_layer_input_rms,

@@ -17,12 +17,12 @@ CLOSES = 0.9
 """Share of the best arm's gain that the smallest edit must reach to win (mission, promise 2)."""
 SURVIVES = 0.5
 """Share of the best arm's gain so far that keeps an arm in the race."""
-RUNGS = (1 / 10, 1 / 3, 1.0)
+RUNGS = (1 / 12, 1 / 4, 1.0)
 """Shares of a full training after which the race is cut (our choice: with five candidates, the
 original and the confirmation included, a repair then takes about three trainings)."""
-FEWEST = 8
+FEWEST = 10
 """Steps of a first round at least, where a training has as many: fewer show the batches only."""
-FIRST_ROUND = 8
+FIRST_ROUND = 6
 """Candidates that start together; the others only if none of these gains anything."""
 FINALISTS = 3
 """Arms that go on after the first round, at most; two after the second."""

@@ -1,0 +1,103 @@
+"""From findings to candidates: which are tried first, and what goes together."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradmend.engine.prescribe import Candidates, Option, in_order, is_trained, together
+from gradmend.records.layout import OptimizerFacts
+from gradmend.records.loss_call import LossCall, Values
+from gradmend.records.prescription import Change, Edit, Prescription
+from gradmend.records.trace import Run, Trace
+
+
+def option(
+    name: str,
+    change: Change = Change.INITIALISATION,
+    cause: int = 0,
+    turn: int = 0,
+    companion: bool = False,
+    treats: tuple[str, ...] = ("sick",),
+    **more: Any,
+) -> Option:
+    made = Prescription(
+        edits=(Edit(kind="initialise", targets=(name,)),),
+        remedies=(name,),
+        treats=treats,
+        changes=(change,),
+        **more,
+    )
+    return Option(made, cause, turn, companion)
+
+
+def names(options: list[Option]) -> list[str]:
+    return [o.prescription.remedies[0] for o in options]
+
+
+def test_every_kind_of_change_has_its_turn_before_one_is_tried_a_third_time() -> None:
+    # GIVEN four initialisations, a residual, a norm, and an answer to another cause
+    found = in_order(
+        [
+            *(option(f"init{k}") for k in range(4)),
+            option("residual", Change.RESIDUAL),
+            option("norm", Change.NORMALISATION),
+            option("other", Change.WIRING, cause=1),
+            option("again", turn=1),
+        ]
+    )
+    # THEN two of the small ones, then the larger, then the other cause, then the rest
+    assert names(found)[:5] == ["init0", "init1", "norm", "residual", "other"]
+    assert names(found)[5] == "again"
+    assert set(names(found)[6:]) == {"init2", "init3"}
+
+
+def test_what_a_trained_model_knows_is_given_up_last() -> None:
+    options = [option("anew"), option("rate", Change.OPTIMIZER, keeps_function=True)]
+    assert names(in_order(options)) == ["anew", "rate"]
+    assert names(in_order(options, trained=True)) == ["rate", "anew"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(Change), st.integers(0, 2), st.integers(0, 2)),
+                max_size=12))  # fmt: skip
+def test_nothing_is_lost_or_tried_twice(rows: list[tuple[Change, int, int]]) -> None:
+    options = [option(f"o{k}", change, cause, turn) for k, (change, cause, turn) in enumerate(rows)]
+    assert sorted(names(in_order(options))) == sorted(names(options))
+
+
+def test_a_trained_model_is_known_by_its_optimizer_or_its_loss() -> None:
+    outputs = Values(shape=(8, 10), std=1.0)
+    call = LossCall(function="cross_entropy", prediction=outputs)
+    run = Run(model="Net", loss=0.3)
+    assert is_trained(Trace(run=run, losses=(call,)))
+    assert not is_trained(Trace(run=Run(model="Net", loss=2.2), losses=(call,)))
+    assert not is_trained(Trace(run=run))
+    stepped = OptimizerFacts(name="Adam", steps_taken=True)
+    assert is_trained(Trace(run=Run(model="Net"), optimizer=stepped))
+
+
+def test_the_best_is_combined_with_companions_and_answers_to_other_causes() -> None:
+    best = option("best")
+    options = (
+        best,
+        option("rival"),
+        option("rate", Change.OPTIMIZER, companion=True),
+        option("scale", Change.DATA_SCALE, cause=1, treats=("input",)),
+        option("symptom", Change.DATA_SCALE, cause=2, treats=("plateau",)),
+    )
+    found = Candidates(options=options, notable=("sick", "input")).combined(best.prescription)
+    # THEN rivals for the same cause and answers to mere symptoms are not among them
+    assert {p.remedies for p in found} == {
+        ("best", "rate"), ("best", "scale"), ("best", "rate", "scale"),
+    }  # fmt: skip
+
+
+def test_edits_of_a_combination_come_in_the_order_that_keeps_names_true() -> None:
+    # GIVEN a rate, a residual and weights, in any order
+    rate = option("rate", Change.OPTIMIZER).prescription
+    residual = option("residual", Change.RESIDUAL).prescription
+    weights = option("weights").prescription
+    # THEN weights are drawn first, and the optimizer comes last
+    for given_ in ((rate, residual, weights), (residual, weights, rate), (weights, rate, residual)):
+        edits = together(*given_).edits
+        assert [edit.targets[0] for edit in edits] == ["weights", "residual", "rate"]
