@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from gradmend.engine.progress import shown_progress
 from gradmend.errors import BadInput, GradmendError
 from gradmend.integrations.ending import Outcome, finish
 from gradmend.records.codec import to_plain
@@ -112,7 +110,7 @@ def check(
     from gradmend.engine.session import check as look
 
     # What the user's own code prints is no result of ours: stdout holds the report alone.
-    with redirect_stdout(sys.stderr), _progress() as tell:
+    with redirect_stdout(sys.stderr), shown_progress() as tell:
         tell(f"building {target}", None)
         model, batch, loss_fn = load_specimen(target)
         tell("looking at the gradient", None)
@@ -319,7 +317,7 @@ def demo(
     )
     story = DemoStory(Console(stderr=as_json))
     story.open(setting.depth, setting.activation)
-    with calm_torch(), _progress() as tell:
+    with calm_torch(), shown_progress() as tell:
         done = run_demo(setting, tell, story.show, render, sweep=depth_sweep)
     story.close(done)
     if as_json:
@@ -360,28 +358,6 @@ def _demo_line(done: Demo) -> dict[str, Any]:
 
 def _in_colour(console: Console) -> bool:
     return console.is_terminal and not console.no_color
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, float | None], None]]:
-    """A live line on stderr saying what is going on; nothing where stderr is no terminal."""
-    console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-    )
-    # Elsewhere even a transient one leaves an empty line, where an error must be one line alone.
-    disabled = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=disabled) as progress:
-        task = progress.add_task("", total=None)
-
-        def tell(text: str, share: float | None) -> None:
-            total = None if share is None else 1.0
-            progress.update(task, description=escape(text), total=total, completed=share or 0.0)
-
-        yield tell
 
 
 def _write(path: Path, text: str) -> None:

@@ -25,6 +25,7 @@ from gradmend.engine.files import read_prescription
 from gradmend.engine.measure import Measurer
 from gradmend.engine.predictions import check_predictions
 from gradmend.engine.prescribe import forbidden_changes, prescribe
+from gradmend.engine.progress import shown_progress
 from gradmend.engine.rehearsal import LEARNING_RATE
 from gradmend.engine.repaired import Fix, edited_batches, edited_loss
 from gradmend.engine.trial import Tell, Trial
@@ -135,7 +136,8 @@ def fix(
         seed: Of batch order and of everything drawn anew.
         seeds: Trainings of original and winner that must agree.
         forward: ``(model, batch) -> loss``, instead of ``loss_fn``.
-        tell: Called with a line on what is going on and the share of the budget used.
+        tell: Called with a line on what is going on and the share of the budget used; a live
+            line on stderr where not given and that is a terminal.
 
     Returns:
         The fix; ``fix.prescription`` is false when nothing was changed, and ``fix.verdict``
@@ -144,6 +146,12 @@ def fix(
     Raises:
         BadInput: If model, data, loss, optimizer or budget do not fit together.
     """
+    if tell is None:
+        with shown_progress() as shown:
+            return fix(
+                model, batches, loss_fn, optimizer=optimizer, val=val, steps=steps, keep=keep,
+                budget=budget, seed=seed, seeds=seeds, forward=forward, tell=shown,
+            )  # fmt: skip
     keep = (keep,) if isinstance(keep, str) else tuple(keep)
     forbidden_changes(keep)
     deadline = deadline_of(budget)
@@ -155,7 +163,6 @@ def fix(
     if isinstance(batches, Iterator):  # used up by one pass: keep what it gave
         batches = list(islice(batches, MOST_BATCHES))
     data = trial_data(batches, val)
-    tell = tell or (lambda text, share: None)
     tell("looking at the gradient", 0.0)
     report = examine(
         Measurer(

@@ -75,9 +75,10 @@ def _trial_table(verdict: Verdict, look: Look) -> Table:
     drawn = [*verdict.original, *verdict.winner]
     values = [loss for arm in drawn for _, loss in treatment.curve(arm)]
     low, high = min(values, default=0.0), max(values, default=1.0)
-    line_width = (look.width - 5 - 2 * 14) // 2
+    line_width = (look.width - 5 - 7 - 2 * 14) // 2
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("seed", justify="right", width=4, no_wrap=True)
+    table.add_column("steps", justify="right", width=6, no_wrap=True)
     for name in ("original", "repaired"):
         table.add_column(name, justify="right", width=12, no_wrap=True)
         table.add_column("", width=line_width - 1, no_wrap=True)
@@ -89,7 +90,10 @@ def _trial_table(verdict: Verdict, look: Look) -> Table:
 
     for pair in treatment.pairings(verdict):
         table.add_row(
-            Text(str(pair.seed)), *cells(pair.original, "red"), *cells(pair.winner, "green")
+            Text(str(pair.seed)),
+            Text(str(pair.steps)),
+            *cells(pair.original, "red"),
+            *cells(pair.winner, "green"),
         )
     return table
 

@@ -94,19 +94,17 @@ def _trial(verdict: Verdict) -> str:
         rows = [
             [
                 f"seed {pair.seed}",
+                f"{pair.steps:,}",
                 escape(treatment.unseen_words(pair.original)),
                 escape(treatment.unseen_words(pair.winner)),
+                treatment.taken_off_words([pair]),
             ]
             for pair in pairs
         ]
-        rows.append(
-            [
-                Markup("<b>mean (range)</b>"),
-                Markup(f"<b>{treatment.mean_and_spread(verdict.original)}</b>"),
-                Markup(f"<b>{treatment.mean_and_spread(verdict.winner)}</b>"),
-            ]
-        )
-        head = ["loss on unseen data", "original", "repaired"]
+        if len(pairs) > 1:
+            over_all = Markup(f"<b>{treatment.taken_off_words(pairs)}</b>")
+            rows.append([Markup("<b>mean (range)</b>"), "", "", "", over_all])
+        head = ["loss on unseen data", "steps", "original", "repaired", "taken off"]
         parts.append("<h3>On data not trained on</h3>" + _strip(verdict) + plot.table(head, rows))
     said = []
     if verdict.gap_closed is not None and math.isfinite(verdict.gap_closed):
