@@ -64,7 +64,8 @@ def test_the_best_and_the_smallest_able_one_always_go_on(
     assert 1 <= len(kept) <= most
     assert min(a.score for a in kept) == best.score
     # AND where two may, so does the smallest of those that close half of the best gap
-    gap = base - best.score
+    gap = base_of(start, arms, STEP) - best.score
+    base = gap + best.score
     if gap > 0 and most > 1:
         able = [a for a in arms if base - a.score >= SURVIVES * gap]
         assert min(a.size for a in kept) == min(a.size for a in able)
@@ -75,10 +76,11 @@ def test_the_best_and_the_smallest_able_one_always_go_on(
 def test_enough_is_the_naive_definition(field: list[tuple[float, int]], base: float) -> None:
     arms = [arm(score, change) for score, change in field]
     found = enough(arms, original(base), STEP)
+    base = base_of(original(base), arms, STEP)
     best = max(base - a.score for a in arms)
     naive = [a for a in arms if (base - a.score) / best >= CLOSES] if best else arms
     assert {id(a) for a, _ in found} == {id(a) for a in naive}
-    assert [a.size for a, _ in found] == sorted(a.size for a in naive)
+    assert [(a.size, a.score) for a, _ in found] == sorted((a.size, a.score) for a in naive)
 
 
 def test_a_small_change_as_good_as_the_best_goes_on_alone() -> None:
@@ -94,7 +96,14 @@ def test_a_small_change_as_good_as_the_best_goes_on_alone() -> None:
 def test_an_original_that_diverged_counts_from_where_it_began() -> None:
     lost = original(math.inf)
     assert base_of(lost, [arm(0.5)], STEP) == 2.3
-    assert base_of(lost, [arm(0.5), arm(4.0)], STEP) == 4.0
+    # or from the worst arm, as long as that is not far off as well
+    assert base_of(lost, [arm(0.5), arm(3.0)], STEP) == 3.0
+    assert base_of(lost, [arm(0.5), arm(400.0)], STEP) == 2.3
+    # AND beside a loss that exploded without becoming infinite, from where it began or a guess
+    assert base_of(original(1e6), [arm(0.5)], STEP) == 2.3
+    assert base_of(original(1e6, first=900.0), [arm(0.5)], STEP, guess=2.0) == 2.0
+    assert base_of(original(2.5), [arm(0.5)], STEP, guess=2.0) == 2.5
+    assert base_of(original(6.0), [arm(3.0)], STEP, guess=2.0) == 6.0, "nobody is below a guess"
     assert gain(math.inf, 1.0) == math.inf
     assert gain(math.inf, math.inf) == 0.0
     # a finite loss alone is no repair

@@ -37,6 +37,7 @@ from gradmend.records.prescription import Prescription
 from gradmend.records.report import Report
 from gradmend.records.trace import Run, Trace
 from gradmend.records.verdict import Verdict
+from gradmend.theory.guessing import loss_of_guessing
 
 REHEARSED_STEPS = 50
 """Of the user's own optimizer before a repair: what is balanced at step 0 may be gone by then
@@ -212,6 +213,7 @@ def fix(
         seeds=seeds,
         tell=tell,
         combine=candidates.combined,
+        guess=loss_of_guessing(trace),
     )
     with _users_errors_as_one_line(model):
         trial.steps = steps or affordable_steps(trial, len(candidates.prescriptions))

@@ -14,6 +14,7 @@ from gradmend.records.finding import Evidence, Finding
 from gradmend.records.ledger import CAUSES
 from gradmend.records.report import Report
 from gradmend.renderers import numbers, plot, words
+from gradmend.renderers.advice import advice_section
 from gradmend.renderers.repair import before_and_after, repair_sections
 from gradmend.renderers.signal_figure import signal_figure
 from gradmend.renderers.visible import escape, isolate, json_for_script, visible
@@ -38,6 +39,7 @@ def render(report: Report) -> str:
     sections = [
         _hero(report),
         _section("findings", "What was found", _findings(report)),
+        _section("advice", "What to change in your source", [advice_section(report)]),
         _section("ledger", "The gradient ledger", figures),
         _section("signal", "The signal on its way forward", [signal_figure(report.trace) or ""]),
         _section("repair", "The repair", repair_sections(report)),

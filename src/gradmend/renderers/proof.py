@@ -75,10 +75,10 @@ def _trial_table(verdict: Verdict, look: Look) -> Table:
     drawn = [*verdict.original, *verdict.winner]
     values = [loss for arm in drawn for _, loss in treatment.curve(arm)]
     low, high = min(values, default=0.0), max(values, default=1.0)
-    line_width = (look.width - 5 - 7 - 2 * 14) // 2
+    line_width = (look.width - 5 - 8 - 2 * 14) // 2
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("seed", justify="right", width=4, no_wrap=True)
-    table.add_column("steps", justify="right", width=6, no_wrap=True)
+    table.add_column("steps", justify="right", width=7, no_wrap=True)
     for name in ("original", "repaired"):
         table.add_column(name, justify="right", width=12, no_wrap=True)
         table.add_column("", width=line_width - 1, no_wrap=True)
@@ -91,7 +91,7 @@ def _trial_table(verdict: Verdict, look: Look) -> Table:
     for pair in treatment.pairings(verdict):
         table.add_row(
             Text(str(pair.seed)),
-            Text(str(pair.steps)),
+            Text(pair.steps),
             *cells(pair.original, "red"),
             *cells(pair.winner, "green"),
         )
@@ -102,7 +102,7 @@ def _rivals_table(verdict: Verdict, look: Look) -> Table:
     """The other arms of the race, best first: how far each got and with what loss."""
     table = Table(box=None, padding=(0, 1, 0, 3), pad_edge=False, header_style="dim")
     table.add_column("tried", no_wrap=True, width=look.width - 34)
-    table.add_column("steps", justify="right", width=6)
+    table.add_column("steps", justify="right", width=7)
     table.add_column("unseen loss", justify="right", width=14)
     ranked = sorted(verdict.rivals, key=lambda arm: math.inf if arm.unseen is None else arm.unseen)
     for arm in ranked[:MOST_RIVALS]:

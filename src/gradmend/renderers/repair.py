@@ -94,7 +94,7 @@ def _trial(verdict: Verdict) -> str:
         rows = [
             [
                 f"seed {pair.seed}",
-                f"{pair.steps:,}",
+                pair.steps,
                 escape(treatment.unseen_words(pair.original)),
                 escape(treatment.unseen_words(pair.winner)),
                 treatment.taken_off_words([pair]),

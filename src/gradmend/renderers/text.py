@@ -12,6 +12,7 @@ from rich.text import Text
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.report import Report
 from gradmend.renderers import numbers, words
+from gradmend.renderers.advice import advice_parts
 from gradmend.renderers.paper import drawn
 from gradmend.renderers.proof import treatment_parts
 from gradmend.renderers.tables import Look, cause_table, ledger_table
@@ -66,6 +67,7 @@ def report_parts(report: Report, look: Look) -> Iterator[RenderableType]:
     for rank, entry in enumerate(folded, start=1):
         yield Text()
         yield from finding_parts(entry, rank, look)
+    yield from advice_parts(report, look)
     yield Text()
     yield _title("The gradient ledger")
     yield from ledger_parts(report, look)

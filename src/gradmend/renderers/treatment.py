@@ -111,9 +111,10 @@ class Pairing:
     winner: Arm | None
 
     @property
-    def steps(self) -> int:
+    def steps(self) -> str:
         """How far the two were trained: seeds that agree early are not trained to the end."""
-        return max(arm.steps for arm in (self.original, self.winner) if arm is not None)
+        known = [arm.steps for arm in (self.original, self.winner) if arm is not None]
+        return "/".join(f"{steps:,}" for steps in dict.fromkeys(known))
 
     @property
     def taken_off(self) -> float | None:
@@ -122,6 +123,8 @@ class Pairing:
         after = self.winner.unseen if self.winner is not None else None
         if before is None or after is None or not before or not math.isfinite(before + after):
             return None
+        if "/" in self.steps:
+            return None  # not the same training
         return (before - after) / abs(before)
 
 

@@ -84,12 +84,16 @@ TRAINED = 0.5
 drawn network's first loss is at or above a guess, whatever the task)."""
 
 
+def loss_of_guessing(trace: Trace) -> float | None:
+    """What a guess costs by the look's only loss function; ``None`` where that is not known."""
+    guesses = [_if_wide(call, 0.0) for call in trace.losses]
+    return guesses[0] if len(guesses) == 1 and guesses[0] else None
+
+
 def below_a_guess(trace: Trace) -> bool:
     """Whether a look's loss is far below what a guess costs: the model has been trained."""
-    guesses = [_if_wide(call, 0.0) for call in trace.losses]
-    known = [guess for guess in guesses if guess]
-    loss = trace.run.loss
-    return len(known) == 1 == len(guesses) and loss is not None and loss < TRAINED * known[0]
+    guess, loss = loss_of_guessing(trace), trace.run.loss
+    return guess is not None and loss is not None and loss < TRAINED * guess
 
 
 def _if_wide(call: LossCall, logits: float) -> float | None:

@@ -17,6 +17,8 @@ CLOSES = 0.9
 """Share of the best arm's gain that the smallest edit must reach to win (mission, promise 2)."""
 SURVIVES = 0.5
 """Share of the best arm's gain so far that keeps an arm in the race."""
+SURVIVES_FIRST = 0.25
+"""The same at the first stop: small changes begin more slowly than large ones."""
 RUNGS = (1 / 12, 1 / 4, 1.0)
 """Shares of a full training after which the race is cut (our choice: with five candidates, the
 original and the confirmation included, a repair then takes about three trainings)."""
@@ -28,6 +30,8 @@ FINALISTS = 3
 """Arms that go on after the first round, at most; two after the second."""
 LEAST_GAIN = 0.02
 """Least share of the original's unseen loss that a repair must take off to count as one."""
+EXPLODED = 3.0
+"""Times its own first loss, or a guess's, above which a loss measures no gap (our choice)."""
 LEARNED = 0.1
 """Least share of its own first loss that an arm must take off where the original diverged and
 there is nothing to compare it with."""
@@ -45,56 +49,85 @@ def gain(base: float, score: float) -> float:
     return base - score
 
 
-def base_of(original: Runner, arms: Sequence[Runner], step: int) -> float:
+def base_of(
+    original: Runner, arms: Sequence[Runner], step: int, guess: float | None = None
+) -> float:
     """The loss that gains are counted from: the original's at the same step.
 
-    An original that diverged has none; what it began with stands for it, or the worst arm if that
-    is worse. Without that every finite arm would close "all" of an infinite gap, however bad.
+    Where that exploded, what it began with or what a guess costs, if some arm is below that:
+    beside a loss of 1e6 every finite arm would close "all" of the gap, however bad. An original
+    that diverged has no loss of its own.
+
+    Args:
+        original: The unedited model's training.
+        arms: Those that are compared.
+        step: Where they stand.
+        guess: Unseen loss of a model that knows nothing, if known.
     """
-    score = original.at(step)
-    if math.isfinite(score):
-        return score
-    worst = max((arm.score for arm in arms if math.isfinite(arm.score)), default=math.nan)
-    return max(original.began, worst) if math.isfinite(original.began) else worst
+    known = [arm.at(step) for arm in arms if math.isfinite(arm.at(step))]
+    best, worst = min(known, default=math.inf), max(known, default=math.nan)
+    own = original.at(step)
+    if not math.isfinite(own):
+        own = max(original.began, worst) if math.isfinite(original.began) else worst
+    caps = (original.began, guess)
+    fitting = [cap for cap in caps if cap is not None and best < cap < own / EXPLODED]
+    return min([own, *fitting])
 
 
-def survivors(arms: Sequence[Runner], original: Runner, step: int, most: int) -> list[Runner]:
-    """Arms that close half of the best gap so far: the best, and the smallest.
+def survivors(
+    arms: Sequence[Runner],
+    original: Runner,
+    step: int,
+    most: int,
+    *,
+    share: float = SURVIVES,
+    guess: float | None = None,
+) -> list[Runner]:
+    """Arms that close a part of the best gap so far: the best, the smallest, the next best.
 
     Args:
         arms: Those that came to ``step``.
         original: The unedited model's training.
         step: Where they stand.
         most: How many may go on.
+        share: Of the best arm's gain, what it takes.
+        guess: As in :func:`base_of`.
     """
     ran = sorted((a for a in arms if math.isfinite(a.score)), key=lambda arm: arm.score)
     if not ran:
         return []
-    base = base_of(original, ran, step)
+    base = base_of(original, ran, step, guess)
     best = gain(base, ran[0].score)
     # Where no arm gains anything yet, half of the best's loss would cut the best itself.
-    able = [arm for arm in ran if best <= 0 or gain(base, arm.score) >= SURVIVES * best]
+    able = [arm for arm in ran if best <= 0 or gain(base, arm.score) >= share * best]
     smallest = min(able, key=lambda arm: arm.size)
     kept = [able[0], smallest, *able[1:]]
     return list({id(arm): arm for arm in kept}.values())[:most]
 
 
-def clear_winner(arms: Sequence[Runner], original: Runner, step: int) -> list[Runner]:
+def clear_winner(
+    arms: Sequence[Runner], original: Runner, step: int, guess: float | None = None
+) -> list[Runner]:
     """The smallest arm alone, where it is about as good as the best; else all."""
-    base = base_of(original, arms, step)
+    base = base_of(original, arms, step, guess)
     best = gain(base, min(arm.score for arm in arms))
     smallest = min(arms, key=lambda arm: arm.size)
     close = best > 0 and gain(base, smallest.score) >= (1 + CLOSES) / 2 * best
     return [smallest] if close else list(arms)
 
 
-def enough(arms: Sequence[Runner], original: Runner, step: int) -> list[tuple[Runner, float]]:
-    """Arms that close 90 % of the gap the best one closes, smallest first, with that share."""
-    base = base_of(original, arms, step)
+def enough(
+    arms: Sequence[Runner], original: Runner, step: int, guess: float | None = None
+) -> list[tuple[Runner, float]]:
+    """Arms that close 90 % of the gap the best one closes, with that share.
+
+    Smallest change first; the better one first of two that change as much.
+    """
+    base = base_of(original, arms, step, guess)
     best = gain(base, min(arm.score for arm in arms))
     shares = [(arm, gain(base, arm.score) / best if best else 1.0) for arm in arms]
     fitting = [(arm, share) for arm, share in shares if share >= CLOSES]
-    return sorted(fitting, key=lambda pair: pair[0].size)
+    return sorted(fitting, key=lambda pair: (pair[0].size, pair[0].score))
 
 
 def beats(arm: Runner, original: Runner) -> bool:
@@ -107,6 +140,12 @@ def beats(arm: Runner, original: Runner) -> bool:
     if math.isfinite(original.score):
         return gain(original.score, arm.score) > LEAST_GAIN * abs(original.score)
     return arm.began - arm.score > LEARNED * abs(arm.began)
+
+
+def repeats(twin: Runner, first: Runner, original: Runner, guess: float | None) -> bool:
+    """Whether another seed ends about where the first one did: half of its gain at least."""
+    base = base_of(original, [first, twin], first.steps, guess)
+    return gain(base, twin.score) >= SURVIVES * gain(base, first.score) > 0
 
 
 def agrees(arm: Runner, original: Runner, first: Runner, first_original: Runner) -> bool:

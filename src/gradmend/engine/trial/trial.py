@@ -23,16 +23,18 @@ from gradmend.engine.trial.deadline import Deadline, Tell
 from gradmend.engine.trial.race import (
     FINALISTS,
     FIRST_ROUND,
+    SURVIVES_FIRST,
     agrees,
     beats,
     clear_winner,
     enough,
     goals,
+    repeats,
     survivors,
 )
 from gradmend.engine.trial.track import Track
 from gradmend.probe.batch import Feeder
-from gradmend.records.prescription import Prescription, Refusal
+from gradmend.records.prescription import Change, Prescription, Refusal
 from gradmend.records.verdict import Arm, Verdict
 
 Combine = Callable[[Prescription], Iterable[Prescription]]
@@ -53,6 +55,8 @@ class Trial:
     seeds: int = 3
     tell: Tell = lambda text, share: None
     combine: Combine = lambda best: ()
+    guess: float | None = None
+    """Unseen loss of a model that knows nothing, if known."""
     _track: Track = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,7 +93,7 @@ class Trial:
             The winning prescription, and the verdict.
         """
         self._track.upside_down = any(
-            edit.kind == "negate_loss" for candidate in candidates for edit in candidate.edits
+            edit.kind == "maximise" for candidate in candidates for edit in candidate.edits
         )
         self._track.begin()
         try:
@@ -133,9 +137,12 @@ class Trial:
             raise original.failure  # nobody can train on this: it is no matter of edits
         racing = [arm for arm in arms if arm.steps >= stops[0]]
         for stop, next_stop in pairwise(stops):
-            racing = survivors(racing, original, stop, FINALISTS if stop == stops[0] else 2)
-            if racing and stop != stops[0]:
-                racing = clear_winner(racing, original, stop)
+            if stop == stops[0]:
+                racing = survivors(
+                    racing, original, stop, FINALISTS, share=SURVIVES_FIRST, guess=self.guess
+                )
+            elif racing := survivors(racing, original, stop, 2, guess=self.guess):
+                racing = clear_winner(racing, original, stop, self.guess)
             for arm in arms:
                 if arm not in racing:
                     arm.progress = None
@@ -148,7 +155,7 @@ class Trial:
         finalists = [arm for arm in racing if math.isfinite(arm.score)]
         if not any(beats(arm, original) for arm in finalists):
             return None, self._verdict(False, self._nothing(original, arms), original, others)
-        for arm, share in enough(finalists, original, self.steps):
+        for arm, share in enough(finalists, original, self.steps, self.guess):
             if not beats(arm, original):
                 continue
             pairs = self._confirm(original, arm)
@@ -188,27 +195,37 @@ class Trial:
     def _confirm(self, original: Runner, arm: Runner) -> list[tuple[Runner, Runner]] | None:
         """Original and winner with other seeds, as far as it takes and the budget allows.
 
+        What only changes the optimizer is trained to the end with every seed: at a rate near the
+        edge of stability the beginning says little.
+
         Returns:
             The pairs that agree; ``None`` if one does not.
         """
         pairs: list[tuple[Runner, Runner]] = []
+        assert arm.prescription is not None
+        delicate = set(arm.prescription.changes) == {Change.OPTIMIZER}
         for number in range(1, self.seeds):
             again = Runner(prescription=None, seed=self.seed + number)
             twin = Runner(prescription=arm.prescription, seed=self.seed + number)
             text = f"confirming {arm.name}, seed {number + 1} of {self.seeds}"
+            seen = False
             for stop in goals(self.steps):
                 if self.deadline.passed():
                     return pairs
-                self._track.train(again, (stop,), text + " (original)")
-                if self.deadline.passed() and not again.diverged:
-                    return pairs
+                if not seen:
+                    self._track.train(again, (stop,), text + " (original)")
+                    if self.deadline.passed() and not again.diverged:
+                        return pairs
                 self._track.train(twin, (stop,), text)
                 if twin.steps < stop and not (twin.diverged or twin.error):
                     return pairs  # the budget ended
                 done = stop == self.steps or twin.diverged or twin.error is not None
-                if done and not beats(twin, again):
+                if done and seen and not repeats(twin, arm, original, self.guess):
                     return None
-                if done or agrees(twin, again, arm, original):
+                if done and not seen and not beats(twin, again):
+                    return None
+                seen = seen or agrees(twin, again, arm, original)
+                if done or (seen and not delicate):
                     break
             twin.progress = again.progress = None
             pairs.append((again, twin))
