@@ -19,10 +19,11 @@ def option(
     turn: int = 0,
     companion: bool = False,
     treats: tuple[str, ...] = ("sick",),
+    kind: str = "",
     **more: Any,
 ) -> Option:
     made = Prescription(
-        edits=(Edit(kind="initialise", targets=(name,)),),
+        edits=(Edit(kind=kind or name, targets=(name,)),),
         remedies=(name,),
         treats=treats,
         changes=(change,),
@@ -50,6 +51,16 @@ def test_every_kind_of_change_has_its_turn_before_one_is_tried_a_third_time() ->
     assert names(found)[:5] == ["init0", "init1", "norm", "residual", "other"]
     assert names(found)[5] == "again"
     assert set(names(found)[6:]) == {"init2", "init3"}
+
+
+def test_means_of_one_kind_take_turns_and_what_is_set_once_comes_first() -> None:
+    found = in_order(
+        [
+            *(option(f"clip{k}", Change.OPTIMIZER, kind="clip_gradients") for k in range(3)),
+            option("rate", Change.OPTIMIZER, kind="scale_learning_rate"),
+        ]
+    )
+    assert names(found) == ["rate", "clip0", "clip1", "clip2"]
 
 
 def test_what_a_trained_model_knows_is_given_up_last() -> None:

@@ -22,8 +22,10 @@ from gradmend.theory.guessing import below_a_guess
 
 MOST_COMBINED = 4
 """Combinations tried with the best candidate."""
-PER_KIND = {Change.INITIALISATION: 2, Change.OPTIMIZER: 2}
+PER_CHANGE = {Change.INITIALISATION: 2, Change.OPTIMIZER: 2}
 """Candidates of one kind of change that start before other kinds had their turn; else one."""
+AT_EVERY_STEP = frozenset({"clip_gradients", "warm_up", "scale_loss"})
+"""Edits that act at every step: they change more than a number that is set once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,15 +153,22 @@ def in_order(options: Iterable[Option], *, trained: bool = False) -> list[Option
         forgets = trained and not option.prescription.keeps_function
         return forgets, option.turn > 0, option.cause > 0
 
+    def effort(option: Option) -> tuple[object, ...]:
+        (largest, *rest), edits = option.prescription.size, option.prescription.edits
+        return place(option), largest, any(e.kind in AT_EVERY_STEP for e in edits), rest
+
     found: list[Option] = []
-    waiting = sorted(options, key=lambda o: (place(o), o.prescription.size))
+    waiting = sorted(options, key=effort)
     while waiting:
-        seen: Counter[tuple[tuple[bool, bool, bool], Change]] = Counter()
+        seen: Counter[tuple[object, ...]] = Counter()
         later: list[Option] = []
         for option in waiting:
-            kind = _largest(option.prescription)
-            seen[place(option), kind] += 1
-            (found if seen[place(option), kind] <= PER_KIND.get(kind, 1) else later).append(option)
+            change = _largest(option.prescription)
+            means = (place(option), change, _means(option.prescription))
+            full = seen[place(option), change] >= PER_CHANGE.get(change, 1) or seen[means]
+            (later if full else found).append(option)
+            if not full:
+                seen.update([(place(option), change), means])
         waiting = later
     return found
 
@@ -205,6 +214,11 @@ def _refused(remedy: Remedy, treated: tuple[Finding, ...], reason: str) -> Refus
 
 def _largest(prescription: Prescription) -> Change:
     return max(prescription.changes, default=Change.WIRING)
+
+
+def _means(prescription: Prescription) -> str:
+    """What it works by, for the first part: two clippings are more alike than a clip and a rate."""
+    return prescription.edits[0].kind if prescription.edits else ""
 
 
 def _phase(change: Change) -> int:
