@@ -105,6 +105,45 @@ def edits_for(name: str) -> dict[str, Edit]:
         "rescale_by_data": Edit(
             kind="rescale_by_data", targets=tuple(layers), args={"std": 1.0, "seed": 1}
         ),
+        "scale_to_gain": Edit(
+            kind="scale_to_gain",
+            targets=tuple(f"{layer}.weight" for layer in layers),
+            args={"gains": [2.0] * len(layers), "biases": [f"{layer}.bias" for layer in layers]},
+        ),
+        "scale_weights": Edit(
+            kind="scale_weights",
+            targets=tuple(f"{layer}.weight" for layer in layers),
+            args={"factors": [0.5, 0.0, 3.0]},
+        ),
+        "balance_layers": Edit(
+            kind="balance_layers",
+            targets=tuple(f"{layer}.weight" for layer in layers),
+            args={"references": [1.0, 8.0, 0.1], "biases": [f"{layer}.bias" for layer in layers]},
+        ),
+        "revive_units": Edit(
+            kind="revive_units",
+            targets=tuple(layers[:2]),
+            # All of these units count as dead, or an untrained one might have none that is.
+            args={"gains": [1.4] * 2, "readers": [[f"{layers[1]}.weight"], []], "threshold": 1e6},
+        ),
+        "tailor_activation": Edit(
+            kind="tailor_activation",
+            targets=tuple(acts),
+            args={"function": "tanh", "input_scale": 0.5, "output_scale": 2.0},
+        ),
+        "scale_sigmoids": Edit(
+            kind="scale_sigmoids",
+            targets=tuple(acts),
+            args={"readers": [[layers[1]], [layers[2]]]},
+        ),
+        "insert_norm": Edit(
+            kind="insert_norm",
+            targets=tuple(layers[:2]),
+            args={"norm": "BatchNorm", "features": [6, 6], "dims": [0, 0], "groups": [1, 1]},
+        ),
+        "standardise_weights": Edit(
+            kind="standardise_weights", targets=tuple(layers[:2]), args={"gains": [1.0, 1.0]}
+        ),
         "scale_learning_rate": Edit(kind="scale_learning_rate", args={"factor": 0.25}),
         "centre_sigmoids": Edit(
             kind="centre_sigmoids",

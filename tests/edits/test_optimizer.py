@@ -10,6 +10,7 @@ from torch import nn
 from gradmend.edits import Bench, apply_edits
 from gradmend.errors import CannotApply
 from gradmend.layers import ReZero
+from gradmend.records.prescription import Edit
 
 WRAP = edits_for("sequential")["wrap_residual"]
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
@@ -117,3 +118,163 @@ def test_an_attached_scheduler_is_spoken_of(kind: str) -> None:
     bench = apply_edits(Bench(model=model, optimizer=optimizer), [edits_for("sequential")[kind]])
     # THEN the notes say so
     assert any("scheduler" in note for note in bench.notes)
+
+
+# -- options
+
+
+@pytest.mark.parametrize(
+    ("edit", "key", "expected"),
+    [
+        (Edit(kind="set_epsilon", args={"eps": 1e-4}), "eps", [1e-4, 1e-4]),
+        (Edit(kind="scale_weight_decay", args={"factor": 0.0}), "weight_decay", [0.0, 0.0]),
+        (Edit(kind="scale_weight_decay", args={"factor": 0.1}), "weight_decay", [0.01, 0.05]),
+        (Edit(kind="set_learning_rate", args={"rate": 0.5}), "lr", [0.5, 0.02]),
+    ],
+)
+def test_options_of_every_group_are_set_and_given_back(
+    edit: Edit, key: str, expected: list[float]
+) -> None:
+    model = plain()
+    own = list(model.parameters())
+    optimizer = torch.optim.Adam(
+        [{"params": own[:2], "lr": 0.0}, {"params": own[2:], "lr": 0.02, "weight_decay": 0.5}],
+        weight_decay=0.1,
+    )
+    before = Record(model, optimizer)
+    bench = apply_edits(Bench(model=model, optimizer=optimizer), [edit])
+    assert [group[key] for group in optimizer.param_groups] == pytest.approx(expected)
+    bench.undo()
+    before.assert_same()
+
+
+def test_an_option_that_the_optimizer_lacks_is_refused() -> None:
+    model = plain()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(CannotApply, match="eps"):
+        apply_edits(
+            Bench(model=model, optimizer=optimizer), [Edit(kind="set_epsilon", args={"eps": 1e-4})]
+        )
+    adafactor = torch.optim.Adafactor(model.parameters())
+    with pytest.raises(CannotApply, match="several eps"):
+        apply_edits(
+            Bench(model=model, optimizer=adafactor), [Edit(kind="set_epsilon", args={"eps": 1e-4})]
+        )
+
+
+# -- what it trains
+
+
+def groups_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[set[str]]:
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [{names[id(p)] for p in group["params"]} for group in optimizer.param_groups]
+
+
+def test_a_missing_head_joins_weights_with_weights_and_biases_with_biases() -> None:
+    model = plain()
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    biases = [p for p in model.parameters() if p.dim() < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": biases[:2], "weight_decay": 0.0}, {"params": weights[:2]}], lr=0.1
+    )
+    plan = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    loss_of(model).backward()
+    optimizer.step()
+    before, was = Record(model, optimizer), model[4].weight.detach().clone()
+    edit = Edit(kind="add_parameters", targets=("4.weight", "4.bias"))
+    bench = apply_edits(Bench(model=model, optimizer=optimizer), [edit])
+    # THEN decay is told apart as before, and the scheduler goes on with its two groups
+    assert groups_of(model, optimizer) == [
+        {"0.bias", "2.bias", "4.bias"},
+        {"0.weight", "2.weight", "4.weight"},
+    ]
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    grads = [p.grad for p in model.parameters()]
+    assert all(grad is not None for grad in grads)
+    kept = [(p, p.detach().clone()) for p in model.parameters()]
+    optimizer.step()
+    plan.step()
+    assert not torch.equal(model[4].weight, was)
+    # AND undoing forgets them
+    bench.undo()
+    assert [set(g) for g in groups_of(model, optimizer)] == [
+        {"0.bias", "2.bias"},
+        {"0.weight", "2.weight"},
+    ]
+    assert set(optimizer.state) == {*biases[:2], *weights[:2]}
+    assert [id(g["params"]) for g in optimizer.param_groups] == [
+        id(g["params"]) for g in before.optimizer.param_groups
+    ]
+    assert len(kept) == 6
+
+
+def test_of_two_parts_the_nearest_module_decides() -> None:
+    model = nn.ModuleDict({"body": plain(), "head": plain()})
+    optimizer = torch.optim.SGD(
+        [
+            {"params": list(model["body"].parameters()), "lr": 1e-4},
+            {"params": list(model["head"].parameters())[:4], "lr": 1e-2},
+        ]
+    )
+    edit = Edit(kind="add_parameters", targets=("head.4.weight", "head.4.bias"))
+    before = Record(model, optimizer)
+    bench = apply_edits(Bench(model=model, optimizer=optimizer), [edit])
+    assert {"head.4.weight", "head.4.bias"} <= groups_of(model, optimizer)[1]
+    bench.undo()
+    before.assert_same()
+
+
+def test_what_is_held_already_does_not_join_twice() -> None:
+    model = plain()
+    optimizer = torch.optim.Adam(model.named_parameters(), lr=0.01)
+    before = Record(model, optimizer)
+    names = tuple(name for name, _ in model.named_parameters())
+    bench = apply_edits(
+        Bench(model=model, optimizer=optimizer), [Edit(kind="add_parameters", targets=names)]
+    )
+    assert len(optimizer.param_groups[0]["params"]) == 6
+    bench.undo()
+    before.assert_same()
+
+
+def test_frozen_parameters_learn_and_are_frozen_again() -> None:
+    model = plain()
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.Adam(
+        [(n, p) for n, p in model.named_parameters() if p.requires_grad], lr=0.01
+    )
+    before, was = Record(model, optimizer), model[0].weight.detach().clone()
+    edit = Edit(kind="unfreeze_parameters", targets=("0.weight", "0.bias"))
+    bench = apply_edits(Bench(model=model, optimizer=optimizer), [edit])
+    assert optimizer.param_groups[0]["param_names"][-2:] == ["0.weight", "0.bias"]
+    kept = [(p, p.detach().clone()) for p in model.parameters()]
+    loss_of(model).backward()
+    optimizer.step()
+    assert not torch.equal(model[0].weight, was)
+    with torch.no_grad():
+        for parameter, value in kept:
+            parameter.copy_(value)
+    bench.undo()
+    optimizer.state.clear()
+    optimizer.zero_grad()
+    assert model[0].weight.grad is None
+    before.assert_same()
+
+
+@pytest.mark.parametrize("kind", ["add_parameters", "unfreeze_parameters"])
+def test_lbfgs_strangers_and_no_optimizer_are_refused(kind: str) -> None:
+    model = plain()
+    model[0].requires_grad_(False)
+    edit = Edit(kind=kind, targets=("0.weight",))
+    with pytest.raises(CannotApply, match="optimizer"):
+        apply_edits(Bench(model=model), [edit])
+    rest = [p for p in model.parameters() if p.requires_grad]
+    with pytest.raises(CannotApply, match="LBFGS"):
+        apply_edits(Bench(model=model, optimizer=torch.optim.LBFGS(rest)), [edit])
+    assert not model[0].weight.requires_grad
+    with pytest.raises(CannotApply, match="no module"):
+        apply_edits(
+            Bench(model=model, optimizer=torch.optim.SGD(rest, lr=0.1)),
+            [Edit(kind=kind, targets=("7.weight",))],
+        )

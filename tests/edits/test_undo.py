@@ -1,6 +1,7 @@
 """Every edit can be taken back, bit for bit, whatever it was made on."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def bench_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> Bench
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", edits_for("sequential"))
 def test_undo_restores_every_bit_and_every_object(name: str, kind: str) -> None:
     # GIVEN a model in training, with momentum and gradients
     model, optimizer = trained(name)
@@ -287,7 +288,13 @@ def test_only_registered_modules_can_be_edited() -> None:
 
 
 def test_every_kind_of_edit_is_tested_here() -> None:
-    assert set(edits_for("sequential")) == set(KINDS)
+    # Here on every model; kinds that need a model of their own in the file of their room.
+    assert set(edits_for("sequential")) <= set(KINDS)
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    missing = {
+        kind for kind in set(KINDS) - set(edits_for("sequential")) if f'"{kind}"' not in tests
+    }
+    assert not missing
     assert set(PLACES) == set(MODELS)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gradmend.records.finding import CannotJudge, Evidence, Finding, Severity
 from gradmend.records.ledger import Entry, Ledger, sum_by_cause
-from gradmend.records.prescription import Change, Edit, Prediction, Prescription, Refusal
+from gradmend.records.prescription import Advice, Change, Edit, Prediction, Prescription, Refusal
 from gradmend.records.report import Report
 from gradmend.records.request import Measurement, Request
 from gradmend.records.stats import Stats
@@ -336,6 +336,16 @@ def hostile(text: str) -> Report:
             reason=text,
         ),
         refusals=(Refusal(remedy=text, finding=text, reason=text),),
+        advice=(
+            Advice(
+                remedy=text,
+                finding=text,
+                text=text,
+                before=text,
+                after=f"{text}\n{text}",
+                source=text,
+            ),
+        ),
         verdict=replace(
             report.verdict,
             reason=text,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from torch.optim import Optimizer
+
+from gradmend.errors import CannotApply
 
 KEY = "gradmend"
 """Of the optimizer's first parameter group, under which controls keep what they remember."""
@@ -17,10 +20,14 @@ class Control:
     optimizer's first parameter group, under :data:`KEY` and the control's ``name``: so it is in
     the optimizer's ``state_dict`` and comes back with a checkpoint. The dict is replaced, never
     changed in place: somebody may hold the old one to go back to.
+
+    A copy of an optimizer has the memory and no control: torch copies no hooks.
     """
 
     name = "control"
     """Key of its memory; one control of a name at an optimizer."""
+    first: ClassVar[bool] = False
+    """Whether it acts before all others, whenever it was hung: a loss scale comes out first."""
 
     def before(self, optimizer: Optimizer) -> None:
         """Called with the gradients of this step, before the optimizer uses them."""
@@ -47,3 +54,60 @@ class Control:
             group[KEY] = kept
         else:
             group.pop(KEY, None)
+
+
+def hang(control: Control, optimizer: Optimizer) -> Callable[[], None]:
+    """Let a control act at each step of an optimizer.
+
+    A step that is given a closure makes its gradients inside: the control then acts behind the
+    closure, as the gradients before it are those of another step.
+
+    Returns:
+        What takes it off again and leaves no trace.
+
+    Raises:
+        CannotApply: If one of its name is there, or the parameters are parts of sharded ones.
+    """
+    if any(getattr(hook, "name", "") == control.name
+           for hook in optimizer._optimizer_step_pre_hooks.values()):  # fmt: skip
+        raise CannotApply(
+            f"the optimizer has '{control.name}' already",
+            "both would remember under one name",
+            "undo the first, or build the optimizer anew",
+        )
+    if any(hasattr(p, "full_tensor") for g in optimizer.param_groups for p in g["params"]):
+        raise CannotApply(
+            "the parameters are sharded over processes (DTensor)",
+            "each process would act on the norm of its own part",
+            "clip with the library that shards them, or keep=['optimizer']",
+        )
+
+    def before(acting: Optimizer, args: Any, kwargs: Any) -> Any:
+        # args begins with the optimizer itself.
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if not callable(closure):
+            control.before(acting)
+            return None
+
+        def then() -> Any:
+            loss = closure()
+            control.before(acting)
+            return loss
+
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": then}
+        return (args[0], then, *args[2:]), kwargs
+
+    before.name = control.name  # type: ignore[attr-defined]
+    ahead = optimizer.register_step_pre_hook(before)
+    behind = optimizer.register_step_post_hook(lambda acting, *_: control.after(acting))
+    if control.first:
+        hooks: Any = optimizer._optimizer_step_pre_hooks  # an OrderedDict
+        hooks.move_to_end(ahead.id, last=False)
+
+    def take_off() -> None:
+        ahead.remove()
+        behind.remove()
+        control.forget(optimizer)
+
+    return take_off

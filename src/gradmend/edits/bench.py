@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmend.controls import Control
+from gradmend.controls import Control, hang
 from gradmend.errors import CannotApply
 from gradmend.layers import Wrapped
 
@@ -18,7 +18,7 @@ RunBatch = Callable[[nn.Module], Any]
 ChangeLoss = Callable[[Tensor], Tensor]
 """The loss of a batch, one number, to the loss that is trained on."""
 ChangeBatch = Callable[[Any], Any]
-"""A batch as the data has it to the batch that is trained on."""
+"""A batch as the data has it to the batch that is trained on; ``None`` if nothing is left of it."""
 
 
 @dataclass(slots=True)
@@ -45,9 +45,9 @@ class Bench:
         return value
 
     def batch(self, batch: Any) -> Any:
-        """A batch as edited."""
+        """A batch as edited; ``None`` where nothing is left of it."""
         for change in self.batch_changes:
-            batch = change(batch)
+            batch = change(batch) if batch is not None else None
         return batch
 
     def undo(self) -> None:
@@ -116,6 +116,30 @@ class Bench:
 
         self.undo_steps.append(back)
 
+    def adopt(self, path: str, name: str, modules: nn.Module) -> None:
+        """Set a plain attribute of a module to a registered container of the modules it held."""
+        # Training an adopted parameter is undone like the adopting: nobody else keeps its bits.
+        for parameter in modules.parameters():
+            self.write(parameter, parameter.detach().clone())
+            self.undo_steps.append(_grad_back(parameter))
+        self.set_attribute(inside(self.module(path)), name, modules)
+
+    def set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
+        """Set a plain attribute of a module, or put a module where it has none (``None``)."""
+        own, table = vars(module), module._modules
+        where: dict[str, Any] = own if name in own else table
+        if name not in where or isinstance(where[name], nn.Module):
+            raise _of_another_model(f"{type(module).__name__} has no plain attribute '{name}'")
+        saved = where.pop(name)
+        into: dict[str, Any] = table if isinstance(value, nn.Module) else own
+        into[name] = value
+
+        def back() -> None:
+            del into[name]
+            where[name] = saved
+
+        self.undo_steps.append(back)
+
     def change_loss(self, change: ChangeLoss) -> None:
         """Let the training descend on something else than the loss itself."""
         self.loss_changes.append(change)
@@ -159,15 +183,49 @@ class Bench:
                 "nothing can act on them in between",
                 "use another optimizer, or keep=['optimizer']",
             )
-        handles = [
-            optimizer.register_step_pre_hook(lambda opt, *_: control.before(opt)),
-            optimizer.register_step_post_hook(lambda opt, *_: control.after(opt)),
-        ]
+        self.undo_steps.append(hang(control, optimizer))
+
+    def join(self, name: str, group: int) -> None:
+        """Let a group of the optimizer also train a parameter of the model, by name.
+
+        Into a group that there is: a scheduler holds one base rate for each.
+        """
+        optimizer, new = self.optimizer, self.parameter(name)
+        if optimizer is None:
+            raise no_optimizer(f"'{name}' is to be trained by one")
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise CannotApply(
+                "LBFGS trains the one group of parameters it was built with",
+                "it would never move another",
+                "use another optimizer, or keep=['optimizer']",
+            )
+        if any(new is held for each in optimizer.param_groups for held in each["params"]):
+            return
+        options = optimizer.param_groups[group]
+        saved: dict[str, Any] = {
+            key: options[key] for key in ("params", "param_names") if key in options
+        }
+        options["params"] = [*options["params"], new]
+        if "param_names" in options:
+            options["param_names"] = [*options["param_names"], name]
 
         def back() -> None:
-            for handle in handles:
-                handle.remove()
-            control.forget(optimizer)
+            options.update(saved)
+            optimizer.state.pop(new, None)
+
+        self.undo_steps.append(back)
+
+    def unfreeze(self, name: str) -> None:
+        """Let a parameter have a gradient."""
+        parameter = self.parameter(name)
+        if parameter.requires_grad:
+            return
+        grad = parameter.grad
+        parameter.requires_grad_(True)
+
+        def back() -> None:
+            parameter.requires_grad_(False)
+            parameter.grad = grad
 
         self.undo_steps.append(back)
 
@@ -207,6 +265,20 @@ class Bench:
                 optimizer.state.pop(parameter, None)
 
         self.undo_steps.append(back)
+
+
+def _grad_back(parameter: nn.Parameter) -> Callable[[], None]:
+    """What gives a parameter its gradient back: the same tensor with the same bits."""
+    grad = parameter.grad
+    saved = None if grad is None else grad.detach().clone()
+
+    def back() -> None:
+        if grad is not None and saved is not None:
+            with torch.no_grad():
+                grad.copy_(saved)
+        parameter.grad = grad
+
+    return back
 
 
 def no_optimizer(why: str) -> CannotApply:

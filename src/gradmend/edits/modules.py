@@ -1,51 +1,69 @@
-"""Edits that put a module into the place of another, or around it."""
+"""Edits that put a module into the place of another, around it, or into another mode."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
-from gradmend.edits.arguments import list_of, number
+from gradmend.edits.arguments import number
 from gradmend.edits.bench import Bench, inside
 from gradmend.edits.kind import edit_kind
 from gradmend.errors import CannotApply
-from gradmend.layers import REPLACEMENTS, CentredSigmoid, Standardised
+from gradmend.layers import REPLACEMENTS, CentredSigmoid, ScaledSigmoid, Tailored
 from gradmend.records.prescription import Edit
+
+_OPTIONS = ("dim", "negative_slope", "init", "alpha")
+_CONSTANTS = ("input_scale", "input_shift", "output_scale", "output_shift", "negative_slope")
 
 
 @edit_kind
 def replace_module(bench: Bench, edit: Edit) -> None:
     """Put another activation in the place of each target; ``module`` names its class.
 
-    ``dim``, ``negative_slope`` and ``init`` are handed to the class where given.
+    ``dim``, ``negative_slope``, ``alpha`` and ``init`` are handed to the class where given.
+    ``everywhere`` puts it also where the same object is registered under other names.
     """
     name = str(edit.args.get("module"))
     if name not in REPLACEMENTS:
         raise CannotApply(f"'{name}' cannot be put in", "", f"one of {', '.join(REPLACEMENTS)}")
-    options: dict[str, Any] = {
-        key: number(edit.args[key]) for key in ("dim", "negative_slope", "init") if key in edit.args
-    }
-    for path in edit.targets:
-        bench.put(path, REPLACEMENTS[name](**options))
+    options: dict[str, Any] = {key: number(edit.args[key]) for key in _OPTIONS if key in edit.args}
+    _put_anew(bench, edit, lambda: REPLACEMENTS[name](**options))
 
 
 @edit_kind
-def standardise_input(bench: Bench, edit: Edit) -> None:
-    """Let the target module read (x - mean) / std; ``mean`` and ``std`` per feature or for all."""
-    if not list_of(edit, "mean") or not list_of(edit, "std"):
-        raise CannotApply("the edit 'standardise_input' has an empty 'mean' or 'std'")
+def tailor_activation(bench: Bench, edit: Edit) -> None:
+    """Put gamma (phi(alpha x + beta) + delta) in the place of each target; see :class:`Tailored`.
+
+    ``function`` names phi; ``input_scale``, ``input_shift``, ``output_scale``, ``output_shift``
+    and ``negative_slope`` are the constants.
+    """
+    function = str(edit.args.get("function"))
+    constants = {key: float(number(edit.args[key])) for key in _CONSTANTS if key in edit.args}
+    _put_anew(bench, edit, lambda: Tailored(function, **constants))
+
+
+def _put_anew(bench: Bench, edit: Edit, build: Any) -> None:
+    """A module of its own for each target; new parameters join the optimizer."""
+    new: list[nn.Parameter] = []
     for path in edit.targets:
-        inner = inside(bench.module(path))
-        like = next(inner.parameters(), next(bench.model.parameters()))
-        mean, std = (
-            torch.tensor(
-                [float(number(v)) for v in list_of(edit, key)], device=like.device, dtype=like.dtype
-            )
-            for key in ("mean", "std")
-        )
-        bench.put(path, Standardised(inner, mean, std))
+        old = bench.module(path)
+        like = next(old.parameters(), next(bench.model.parameters(), None))
+        module = build()
+        if like is not None and like.is_floating_point():
+            module = module.to(like.device, like.dtype)
+        for place in _places(bench, path) if edit.args.get("everywhere") is True else [path]:
+            bench.put(place, module)
+        new += module.parameters()
+    bench.register(new)
+
+
+def _places(bench: Bench, path: str) -> list[str]:
+    """All names of the module at a path, as the model was before any wrapping."""
+    old = bench.module(path)
+    named = bench.model.named_modules(remove_duplicate=False)
+    found = [name for name, module in named if module is old]
+    return found if path in found else [path]  # a wrapper on the way: its own place only
 
 
 @edit_kind
@@ -55,9 +73,49 @@ def centre_sigmoids(bench: Bench, edit: Edit) -> None:
     ``feeds`` names the layer in front of each and ``readers`` those behind it; export folds them.
     """
     for path in edit.targets:
-        if type(inside(bench.module(path))) is not nn.Sigmoid:
-            raise CannotApply(
-                f"'{path}' is a {type(bench.module(path)).__name__}, not an nn.Sigmoid",
-                "only the sigmoid has these coordinates",
-            )
+        _check_sigmoid(bench, path)
         bench.put(path, CentredSigmoid())
+
+
+@edit_kind
+def scale_sigmoids(bench: Bench, edit: Edit) -> None:
+    """Let the targets compute 4 (sigma(x) - 1/2).
+
+    ``readers`` names the linear layers behind each, into which export folds the factor; a target
+    with an empty row keeps its :class:`ScaledSigmoid`.
+    """
+    for path in edit.targets:
+        _check_sigmoid(bench, path)
+        bench.put(path, ScaledSigmoid())
+
+
+def _check_sigmoid(bench: Bench, path: str) -> None:
+    if type(inside(bench.module(path))) is not nn.Sigmoid:
+        raise CannotApply(
+            f"'{path}' is a {type(bench.module(path)).__name__}, not an nn.Sigmoid",
+            "only the sigmoid has these coordinates",
+        )
+
+
+@edit_kind
+def train_mode(bench: Bench, edit: Edit) -> None:
+    """Put each target, itself and not what it holds, back into training mode."""
+    for path in edit.targets:
+        bench.set_attribute(inside(bench.module(path)), "training", True)
+
+
+@edit_kind
+def set_dropout(bench: Bench, edit: Edit) -> None:
+    """Set the probability ``p`` of every target, a dropout module."""
+    p = float(number(edit.args.get("p")))
+    if not 0.0 <= p < 1.0:
+        raise CannotApply(f"{p:g} is no probability of dropping that leaves anything")
+    for path in edit.targets:
+        module = inside(bench.module(path))
+        if not isinstance(module, nn.modules.dropout._DropoutNd):
+            raise CannotApply(
+                f"'{path}' is a {type(module).__name__}, not a dropout",
+                "it has no probability of dropping",
+                "prescribe anew with gradmend.fix",
+            )
+        bench.set_attribute(module, "p", p)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class Wrapped(nn.Module):
@@ -26,29 +25,6 @@ class Wrapped(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the inner module answers."""
         return self.inner(*args, **kwargs)
-
-
-class Standardised(Wrapped):
-    """Reads (x - mean) / std; the figures are buffers, so they are saved with the model.
-
-    Args:
-        inner: The module that read x itself.
-        mean: Per feature, or one for all.
-        std: Per feature, or one for all; zeros become one.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, inner: nn.Module, mean: Tensor, std: Tensor) -> None:
-        super().__init__(inner)
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", torch.where(std > 0, std, torch.ones_like(std)))
-
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-        """The inner module on standardised input."""
-        result: Tensor = self.inner((x - self.mean) / self.std, *args, **kwargs)
-        return result
 
 
 class Followed(Wrapped):

@@ -86,7 +86,7 @@ class Assembler:
                 non_finite=self.capture.non_finite or (None if math.isfinite(loss) else "loss"),
                 notes=self._notes(graph, loss, books),
                 loss_graph=_next_to_the_loss(self.loss),
-                modules=modules_of(self.model),
+                modules=modules_of(self.model, self.capture.spans),
             )
         )
         return replace(trace, ledger=self._ledger(trace, auditor, describer, books))
@@ -199,8 +199,10 @@ class Assembler:
                     share=flow.shares.get(key, 0.0) if flow else 0.0,
                     log10_grad=total,
                     signal=signals.get(key),
+                    shape=subject.call.shape if subject.call is not None else None,
                     activation=subject.activation,
                     weights=subject.weights,
+                    inside=subject.span != TOP,
                 )
             )
         return tuple(found)

@@ -46,6 +46,10 @@ class Span:
     depth: int = 0
     unrecorded: str = ""
     """Why no graph was recorded when it began, see :attr:`Parameter.unrecorded`."""
+    takes: tuple[int, ...] | None = None
+    gives: tuple[int, ...] | None = None
+    fed_by: str = ""
+    """These three as in :class:`gradmend.records.layout.ModuleFacts`, of this call alone."""
 
 
 @dataclass(slots=True)
@@ -59,6 +63,7 @@ class Call:
     signal: Signal | None
     channel_dim: int = -1
     """Dimension of the output that holds the units."""
+    shape: tuple[int, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -124,6 +129,7 @@ def run_captured(
 def _spans(capture: Capture, paths: dict[int, str], watched: dict[int, str]) -> Iterator[None]:
     open_spans = [TOP]
     counts: dict[str, int] = {}
+    makers: dict[int, tuple[Tensor, str]] = {}  # with the tensor: an id is good while it lives
     thread = threading.get_ident()
 
     def enter(module: nn.Module, args: Any) -> None:
@@ -159,6 +165,17 @@ def _spans(capture: Capture, paths: dict[int, str], watched: dict[int, str]) -> 
         capture._span_marks.append((_get_sequence_nr(), open_spans[-1]))
         if span.parent == TOP:
             capture.outputs[span.id] = output
+        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+            if args[0].is_floating_point():
+                span.takes = tuple(args[0].shape)
+            span.fed_by = makers.get(id(args[0]), (None, ""))[1]
+        if isinstance(output, Tensor) and output.is_floating_point():
+            span.gives = tuple(output.shape)
+            # A container answers what its last module made; in place, another makes it anew.
+            inner = makers.get(id(output), (None, ""))[1]
+            within = inner.startswith(f"{span.path}." if span.path else "")
+            if output.requires_grad and not (inner and within):
+                makers[id(output)] = (output, span.path)
         found = [t for t in tensors_in(output) if t.requires_grad and t.grad_fn is not None]
         if not found:
             return
@@ -219,7 +236,14 @@ class _Calls(TorchFunctionMode):
                 where = capture.spans[capture.span_of(before)].path
                 capture.non_finite = f"{name} in {where}" if where else name
         capture.calls.append(
-            Call(name=name, source=source, output=sequence, signal=signal, channel_dim=channel_dim)
+            Call(
+                name=name,
+                source=source,
+                output=sequence,
+                signal=signal,
+                channel_dim=channel_dim,
+                shape=tuple(output.shape) if output is not None else None,
+            )
         )
         capture._call_marks.append((before, len(capture.calls) - 1))
         capture._call_marks.append((after, -1))

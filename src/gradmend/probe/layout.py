@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from gradmend.probe.capture import Span
 from gradmend.records.layout import GroupFacts, ModuleFacts, OptimizerFacts, Setting
 
 
-def modules_of(model: nn.Module) -> tuple[ModuleFacts, ...]:
-    """Facts of every module, in the order of ``named_modules()``."""
+def modules_of(model: nn.Module, spans: Iterable[Span] = ()) -> tuple[ModuleFacts, ...]:
+    """Facts of every module, in the order of ``named_modules()``.
+
+    Args:
+        model: The root.
+        spans: The calls of its modules in one look.
+    """
+    calls: dict[int, list[Span]] = {}
+    for span in spans:
+        calls.setdefault(id(span.module), []).append(span)
     uses = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
     return tuple(
         ModuleFacts(
@@ -28,6 +38,7 @@ def modules_of(model: nn.Module) -> tuple[ModuleFacts, ...]:
                 if parameter is not None
             ),
             uses=uses[id(module)],
+            **_called(calls.get(id(module), [])),
         )
         for path, module in model.named_modules()
     )
@@ -54,6 +65,13 @@ def optimizer_of(optimizer: Optimizer, model: nn.Module) -> OptimizerFacts:
         steps_taken=bool(optimizer.state),
         scheduled=any("initial_lr" in group for group in optimizer.param_groups),
     )
+
+
+def _called(spans: list[Span]) -> dict[str, Any]:
+    if len(spans) != 1:
+        return {"calls": len(spans)}
+    (span,) = spans
+    return {"calls": 1, "takes": span.takes, "gives": span.gives, "fed_by": span.fed_by}
 
 
 def _is_standard(module: nn.Module) -> bool:

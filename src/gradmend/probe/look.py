@@ -13,6 +13,7 @@ from gradmend.errors import BadInput, GradmendError
 from gradmend.probe.assemble import Assembler
 from gradmend.probe.batch import Batch, Feeder, check_fit, check_loss, check_module, map_tensors
 from gradmend.probe.capture import run_captured
+from gradmend.probe.following import following
 from gradmend.probe.influence import with_uses
 from gradmend.probe.loss_calls import hearing, targets_of
 from gradmend.probe.native import first_bad_of
@@ -185,7 +186,7 @@ def _look_in(
         data_leaves.set(frozenset(ours))
         watched = {id(t): name for name, t in feeder.inputs(fed).items()}
         calls: list[LossCall] = []
-        with hearing(calls):
+        with hearing(calls), following(model) as recurrent:
             loss, capture = run_captured(
                 model, lambda: check_loss(feeder.loss(model, fed), cut_off=True), watched
             )
@@ -200,7 +201,11 @@ def _look_in(
             frugal=sum(p.numel() for p in model.parameters()) > FLOAT64_LIMIT,
         )
         trace = assembler.trace(batch, feeder, fed, step)
-        return replace(trace, losses=(*calls, *targets_of(batch, feeder, calls)))
+        return replace(
+            trace,
+            losses=(*calls, *targets_of(batch, feeder, calls)),
+            recurrences=recurrent.records(),
+        )
 
 
 def _prepare(

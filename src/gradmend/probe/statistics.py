@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from gradmend.probe.usual import usual_figures
 from gradmend.records.stats import Stats
 from gradmend.records.trace import Input
 
@@ -76,4 +77,5 @@ def input_record(name: str, x: Tensor, reader: str | None) -> Input:
         feature_rms_max=largest,
         feature_rms_min=smallest,
         reader=reader,
+        **usual_figures(x),
     )

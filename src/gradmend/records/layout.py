@@ -27,6 +27,15 @@ class ModuleFacts:
     """Own parameters, by full name."""
     uses: int = 1
     """Places where it is registered: 2 for a module shared by two parents."""
+    calls: int = 0
+    """How often it ran in this look."""
+    takes: tuple[int, ...] | None = None
+    """Shape of the floating tensor that was all it was called with; else, or if it ran more than
+    once, ``None``."""
+    gives: tuple[int, ...] | None = None
+    """Shape of the floating tensor that was all it answered, under the same conditions."""
+    fed_by: str = ""
+    """The innermost module whose very answer it was called with, nothing in between."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from gradmend.records.badvalue import BadValue
 from gradmend.records.layout import ModuleFacts, OptimizerFacts, Rehearsed
 from gradmend.records.ledger import Ledger
 from gradmend.records.loss_call import LossCall
+from gradmend.records.recurrence import Recurrence
 from gradmend.records.request import Answer, Measurement
 from gradmend.records.stats import Stats
 
@@ -136,8 +137,12 @@ class Operation:
     """log10 |grad wrt this operation's output|, beyond the range of any float."""
     signal: Signal | None = None
     """Its output on the forward pass."""
+    shape: tuple[int, ...] | None = None
+    """Of what the call that made it returned, where it is known."""
     activation: ActivationFacts | None = None
     weights: WeightFacts | None = None
+    inside: bool = True
+    """Whether it ran within the model's own call; else in the loss or in plain code."""
 
 
 class Use(StrEnum):
@@ -207,6 +212,16 @@ class Input:
     feature_rms_min: float | None = None
     reader: str | None = None
     """Path of the first module that read it."""
+    usual_mean: float | None = None
+    """Mean and standard deviation with what lies ten deviations out drawn in to there, so that
+    rare wild entries do not make the figures."""
+    usual_std: float | None = None
+    feature_dim: int | None = None
+    """The dimension that the figures per feature run over: the channels of images, else the last;
+    ``None`` where there are none."""
+    feature_means: tuple[float, ...] = ()
+    """The same by feature."""
+    feature_stds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +278,8 @@ class Trace:
     """What trains the model, where it was given."""
     rehearsed: Rehearsed | None = None
     """The few steps taken on copies, where they were."""
+    recurrences: tuple[Recurrence, ...] = ()
+    """What recurrent layers and cells do to the gradient through time, without the curves."""
 
     @property
     def not_finite(self) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from gradmend.records.finding import Finding
 from gradmend.records.prescription import Change, Edit, Prediction, Prescription, Refusal
-from gradmend.records.trace import Operation, Trace
+from gradmend.records.trace import Trace
 from gradmend.registry import remedy
 from gradmend.theory.reference_gain import reference_gain
+from gradmend.theory.sigmoids import neighbours, times_called
 
 
 @remedy(treats=["uncentred-activation", "attenuating-activation"], changes=[Change.INITIALISATION])
@@ -58,11 +58,10 @@ def centre_coordinates(
     depth = max(1, trace.chain_depth)
     critical = reference_gain("centred_sigmoid", depth)
     assert critical is not None
-    # Counted once: there may be 10,000 layers.
-    uses = Counter(op.module for op in (*trace.activations, *trace.weights))
+    uses = times_called(trace)
     feeds, readers, reason = [], [], ""
     for op in sigmoids:
-        feed, read_by = _neighbours(trace, op, uses)
+        feed, read_by = neighbours(trace, op, uses)
         if feed is None:
             reason = f"{op.module or 'a sigmoid'} is not alone between plain linear layers"
             break
@@ -99,26 +98,3 @@ def centre_coordinates(
         changes=(Change.INITIALISATION,),
         reason=f"{len(sigmoids)} sigmoids trained in centred coordinates",
     )
-
-
-def _neighbours(
-    trace: Trace, op: Operation, uses: Counter[str]
-) -> tuple[Operation | None, list[Operation]]:
-    """The plain linear layers in front of and behind a sigmoid, if it is alone between them."""
-    if op.activation is None or not op.activation.replaceable or len(op.upstream) != 1:
-        return None, []
-    feed = trace.operations[op.upstream[0]]
-    readers = [trace.operations[number] for number in trace.readers.get(op.id, ())]
-    alone = uses[op.module] == 1
-    plain = all(_is_plain(layer, uses) for layer in (feed, *readers))
-    only_reader = trace.readers.get(feed.id, ()) == (op.id,)
-    sole = all(layer.upstream == (op.id,) for layer in readers)
-    ok = alone and plain and only_reader and sole and bool(readers)
-    return (feed, readers) if ok else (None, [])
-
-
-def _is_plain(op: Operation, uses: Counter[str]) -> bool:
-    facts = op.weights
-    if facts is None or facts.kind != "linear" or not facts.module_is_plain:
-        return False
-    return facts.trainable and facts.bias is not None and uses[op.module] == 1

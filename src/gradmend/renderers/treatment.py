@@ -26,12 +26,26 @@ def edit_words(edit: Edit) -> str:
 
 
 _VERBS = {
+    "standardise_target": "learn in standard units behind",
+    "follow_module": "put a module behind",
+    "impute_input": "fill gaps in the input of",
+    "clamp_input": "hold the input within limits of",
+    "drop_non_finite_samples": "leave out samples that are not finite",
+    "class_prior_bias": "begin with the classes' frequencies in",
+    "scale_output": "scale",
+    "maximise": "let the optimizer maximise",
+    "register_modules": "register with torch",
     "initialise": "draw anew",
     "replace_module": "replace",
     "wrap_residual": "wrap into a residual block",
     "standardise_input": "standardise the input of",
     "rescale_by_data": "rescale on one batch",
     "scale_learning_rate": "scale the learning rate",
+    "scale_rows": "scale",
+    "multiply_output": "multiply what comes out of",
+    "deep_norm": "weigh the skips of",
+    "normalise_attention": "normalise queries and keys of",
+    "normalise_heads": "normalise the heads of",
     "centre_sigmoids": "train in centred coordinates",
 }
 """Kinds of :mod:`gradmend.edits` as verbs; others show their own name."""

@@ -67,6 +67,7 @@ def saturated_attention(history: History, limits: Limits) -> Iterator[Finding]:
     entropy = windows.lasting(table, "entropy", 0.75)
     largest = windows.lasting(table, "largest_share", 0.25)
     logit = windows.lasting(table, "largest_logit", 0.25)
+    deviation = windows.lasting(table, "logit_std", 0.25)
     logit = np.where(np.isnan(logit), np.inf, logit)  # fused attention may not tell
     sharp = (entropy <= limits.entropy) & (largest >= limits.largest) & (logit >= limits.logit)
     begin = windows.early(table, "entropy")
@@ -97,6 +98,16 @@ def saturated_attention(history: History, limits: Limits) -> Iterator[Finding]:
                 unit="share",
                 module=table.columns[worst].module,
                 step=history.step,
+            ),
+            *(
+                Evidence(
+                    quantity="standard deviation of a row's logits",
+                    observed=float(deviation[at]),
+                    module=table.columns[at].module,
+                    step=history.step,
+                )
+                for at in guilty
+                if np.isfinite(deviation[at])
             ),
         ),
         weight=2.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -66,7 +67,8 @@ def unscaled_attention(history: History, limits: Limits) -> Iterator[Finding]:
     Silent when:
         Something scales logits, queries or keys; logits are small all the same, by the
         projections' initialisation; attention has become sharp by learning. A note where the
-        attention normalises inside: the norms' weights may be meant to learn the scale.
+        attention has norms named after queries or keys: their weights may be meant to learn the
+        scale.
 
     References:
         Vaswani et al. 2017, section 3.2.1; huggingface/transformers#45676.
@@ -103,6 +105,16 @@ def unscaled_attention(history: History, limits: Limits) -> Iterator[Finding]:
                 module=table.columns[worst].module,
                 step=history.step,
             ),
+            *(
+                Evidence(
+                    quantity="factor on q k^T, times sqrt(width)",
+                    observed=float(ratio[at]),
+                    limit=limits.ratio,
+                    module=table.columns[at].module,
+                    step=history.step,
+                )
+                for at in guilty
+            ),
         ),
         weight=4.0 + float(np.log10(ratio[worst])),
         explains=(
@@ -118,10 +130,16 @@ def unscaled_attention(history: History, limits: Limits) -> Iterator[Finding]:
     )
 
 
+_OF_HEADS = re.compile(r"(^|[._])(q|k|qk|query|queries|key|keys)([._]|norm|ln|$)|norm_?(q|k)", re.I)
+"""Names of norms of queries and keys; others in the same module stand in front of them."""
+
+
 def _normalises(history: History, module: str) -> bool:
-    """Whether a norm stands inside an attention module, as for queries and keys."""
+    """Whether a norm that is named after queries or keys stands inside an attention module."""
     inside = f"{module}."
     return bool(module) and any(
-        column.module.startswith(inside) and "Norm" in column.kind
+        column.module.startswith(inside)
+        and "Norm" in column.kind
+        and _OF_HEADS.search(column.module[len(inside) :])
         for column in history["output"].columns
     )

@@ -43,11 +43,15 @@ class Repeated:
         return -math.log10(math.e) / self.per_call if self.per_call < 0 else math.inf
 
 
-def repeated_modules(trace: Trace) -> Iterator[Repeated]:
+def repeated_modules(trace: Trace, monotone: float = MONOTONE) -> Iterator[Repeated]:
     """Modules with weights, called often, whose gradient runs in one direction through the calls.
 
     A fused recurrent layer (``nn.LSTM``) is one call; :mod:`gradmend.probe.through_time` keeps
     the books of those.
+
+    Args:
+        trace: One look.
+        monotone: Share of neighbouring calls between which it must change in one direction.
     """
     last: dict[str, dict[int, Operation]] = {}
     for op in trace.operations:
@@ -65,7 +69,7 @@ def repeated_modules(trace: Trace) -> Iterator[Repeated]:
             continue
         sizes = np.where(np.isneginf(sizes), -400.0, sizes)
         steps = np.diff(sizes)
-        if not steps.size or max(np.mean(steps > 0), np.mean(steps < 0)) < MONOTONE:
+        if not steps.size or max(np.mean(steps > 0), np.mean(steps < 0)) < monotone:
             continue
         yield Repeated(module=module, source=ops[0].source, log10_grad=sizes)
 
