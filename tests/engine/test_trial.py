@@ -196,7 +196,10 @@ def test_a_loss_with_the_wrong_sign_is_judged_the_right_way_up() -> None:
     # GIVEN a loss that is minimised although it should be maximised
     model = linear()
     turn = Prescription(
-        edits=(Edit(kind="maximise"),), remedies=("turn",), changes=(Change.WIRING,)
+        edits=(Edit(kind="maximise"),),
+        remedies=("turn",),
+        changes=(Change.WIRING,),
+        mends_loss=True,
     )
     race = trial(
         model, torch.optim.SGD(model.parameters(), lr=0.02), steps=60, loss=lambda a, b: -mse(a, b)
@@ -205,6 +208,41 @@ def test_a_loss_with_the_wrong_sign_is_judged_the_right_way_up() -> None:
     assert winner == turn
     assert verdict.winner[0].unseen is not None
     assert 0 < verdict.winner[0].unseen < 1
+
+
+def test_where_the_loss_is_mended_the_original_is_judged_by_it_as_well() -> None:
+    # GIVEN bare outputs handed to a loss that expects log-probabilities, which falls without end
+    class Scores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.layer(x)
+            return result
+
+    data = [(x, (x[:, 0] > 0).long()) for x, _ in batches(10, 32)]
+    model = Scores()
+    mended = Prescription(
+        edits=(
+            Edit(kind="follow_module", targets=("layer",), args={"module": "LogSoftmax", "dim": 1}),
+        ),
+        remedies=("log",),
+        changes=(Change.WIRING,),
+        mends_loss=True,
+    )
+    race = trial(
+        model, torch.optim.SGD(model.parameters(), lr=0.5), steps=60,
+        data=trial_data(data, None), loss=nn.functional.nll_loss,
+    )  # fmt: skip
+    winner, verdict = race.run((rate(3.0), mended))
+    # THEN the mended one wins, although the loss as it was is far below zero
+    assert winner == mended
+    assert verdict.original[0].losses[-1][1] < -1
+    assert verdict.original[0].unseen is not None
+    assert verdict.original[0].unseen > verdict.winner[0].unseen
+    # AND what leaves the loss as it is was not even tried
+    assert not verdict.rivals
 
 
 def test_the_best_is_never_cut_while_nobody_gains() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -68,6 +68,7 @@ class Measurer:
 
     Args:
         steps: Of a few steps; ``None`` takes :data:`FEW`, or as many as are cheap.
+        more: Batches that the few steps take in turns with ``batch``.
         seconds: What all of them together may take, as :func:`step_seconds` expects it; no limit
             on steps that were asked for.
     """
@@ -77,6 +78,7 @@ class Measurer:
     feeder: Feeder
     precision: str = "auto"
     second_batch: Batch | None = None
+    more: Sequence[Batch] = ()
     optimizer: Optimizer | None = None
     learning_rate: float = LEARNING_RATE
     steps: int | None = None
@@ -154,6 +156,7 @@ class Measurer:
                     steps=steps,
                     optimizer=self.optimizer,
                     learning_rate=self.learning_rate,
+                    more=self.more,
                 )
         return self.rehearsal
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,8 +51,9 @@ def rehearse(
     optimizer: Optimizer | None = None,
     learning_rate: float = LEARNING_RATE,
     shadow: Mapping[int, Tensor] | None = None,
+    more: Sequence[Batch] = (),
 ) -> Rehearsal:
-    """Train copies of the model's tensors on one batch, watched; the model itself is left alone.
+    """Train copies of the model's tensors on a batch, watched; the model itself is left alone.
 
     Args:
         model: The model to copy from.
@@ -62,6 +63,8 @@ def rehearse(
         optimizer: The user's own, copied with its state; Adam where not given or not copied.
         learning_rate: Of that Adam.
         shadow: Tensors to begin from instead of the model's own, by ``id`` of the original.
+        more: Batches to take in turns with it. On one alone, a model that cannot learn the task
+            learns the samples by heart, and its loss falls all the same.
 
     Returns:
         The history of the steps, and the tensors after them.
@@ -78,9 +81,10 @@ def rehearse(
         watch = _Watched(model, stepper, budget="all", looks=False, name="rehearsal")
         with watch:
             watch.record.run = replace(watch.record.run, rehearsal=optimizer is None)
-            for _ in range(steps):
+            turns = (batch, *more)
+            for step in range(steps):
                 stepper.zero_grad(set_to_none=True)
-                fed = map_tensors(batch, lambda tensor: tensor.detach().clone())
+                fed = map_tensors(turns[step % len(turns)], lambda tensor: tensor.detach().clone())
                 loss = check_loss(feeder.loss(model, fed))
                 loss.backward()  # type: ignore[no-untyped-call]
                 stepper.step()

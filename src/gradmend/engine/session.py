@@ -171,6 +171,7 @@ def fix(
             batch=data.train[0],
             feeder=feeder,
             second_batch=data.train[1] if len(data.train) > 1 else None,
+            more=data.train[1:REHEARSED_STEPS],
             optimizer=optimizer,
             steps=min(REHEARSED_STEPS, steps or DEFAULT_STEPS),
             seconds=CHEAP_SECONDS,

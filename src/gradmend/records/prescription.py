@@ -135,6 +135,9 @@ class Prescription:
     reason: str = ""
     keeps_function: bool = False
     """Whether a trained model computes the same before and after the edits."""
+    mends_loss: bool = False
+    """Whether the loss means something else after the edits, so that the original must be judged
+    with them, too: a softmax taken away, a logarithm added, a sign turned."""
     model: str = ""
     """Class of the model it was written for; a note, not a lock."""
     schema: int = SCHEMA
@@ -163,6 +166,7 @@ class Prescription:
             changes=tuple(sorted({*self.changes, *other.changes})),
             reason="; ".join(part for part in (self.reason, other.reason) if part),
             keeps_function=self.keeps_function and other.keeps_function,
+            mends_loss=self.mends_loss or other.mends_loss,
             model=self.model or other.model,
         )
 

@@ -75,5 +75,9 @@ def add_missing_logarithm(
         )
         return
     yield Prescription(
-        edits=(edit,), predictions=(positive,), changes=(Change.WIRING,), reason=reason
+        edits=(edit,),
+        predictions=(positive,),
+        changes=(Change.WIRING,),
+        mends_loss=True,
+        reason=reason,
     )

@@ -54,6 +54,7 @@ def align_output_shape(
                 ),
             ),
             changes=(Change.WIRING,),
+            mends_loss=True,
             reason=f"outputs {list(shape)} get the shape of the targets",
         )
     yield Advice(

@@ -46,6 +46,7 @@ def remove_doubled_sigmoid(
             edits=(Edit(kind="replace_module", targets=(found.module,),
                         args={"module": "Identity"}),),
             changes=(Change.WIRING,),
+            mends_loss=True,
             reason=f"{found.module}, a second sigmoid, is left out",
         )  # fmt: skip
         return
@@ -53,6 +54,7 @@ def remove_doubled_sigmoid(
         yield Prescription(
             edits=(Edit(kind="follow_module", targets=(found.behind,), args={"module": "Logit"}),),
             changes=(Change.WIRING,),
+            mends_loss=True,
             reason="a logit takes a second sigmoid back",
         )
     else:

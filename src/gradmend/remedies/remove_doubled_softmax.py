@@ -48,6 +48,7 @@ def remove_doubled_softmax(
             edits=(Edit(kind="replace_module", targets=(found.module,),
                         args={"module": "Identity"}),),
             changes=(Change.WIRING,),
+            mends_loss=True,
             reason=f"the loss gets the logits: {found.module}, a softmax, is left out",
         )  # fmt: skip
         return
@@ -56,6 +57,7 @@ def remove_doubled_softmax(
             edits=(Edit(kind="follow_module", targets=(found.behind,),
                         args={"module": "Logarithm"}),),
             changes=(Change.WIRING,),
+            mends_loss=True,
             reason="the loss gets log-probabilities in the place of probabilities",
         )  # fmt: skip
     else:

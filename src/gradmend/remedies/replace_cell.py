@@ -28,10 +28,10 @@ def replace_cell(findings: tuple[Finding, ...], trace: Trace) -> Iterator[Prescr
         First an LSTM for every nn.RNN and nn.GRU, then a GRU for every nn.RNN and a GRUCell for
         every nn.RNNCell; of the same sizes, layers and directions. The LSTM answers (output, h)
         as they do and keeps its cell to itself, so the code around it stays. Recurrent weights
-        are orthogonal in each gate's block (times 0.7 in an LSTM). For sequences of T steps the LSTM's forget gates have
-        a bias of log(T - 1), its input gates one that keeps the cell's variance, its output gates
-        1; the GRU's update gates have log U[1, T - 1]. The optimizer trains the new weights where
-        it trained the old ones.
+        are orthogonal in each gate's block (times 0.7 in an LSTM). For sequences of T steps the
+        LSTM's forget gates have a bias of log(T - 1), its input gates one that keeps the cell's
+        variance, its output gates 1; the GRU's update gates have log U[1, T - 1]. The optimizer
+        trains the new weights where it trained the old ones.
 
     Why it should work:
         An LSTM's cell adds, and is multiplied by the forget gate alone: 1 - 1/T at each of T

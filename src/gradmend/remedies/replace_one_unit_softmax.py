@@ -47,6 +47,7 @@ def replace_one_unit_softmax(
         yield Prescription(
             edits=(Edit(kind="replace_module", targets=(found.module,), args={"module": new}),),
             changes=(Change.WIRING,),
+            mends_loss=True,
             reason=f"{found.module}, a softmax over one class, becomes {new}",
         )
         return

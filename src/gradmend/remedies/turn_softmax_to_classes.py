@@ -47,6 +47,7 @@ def turn_softmax_to_classes(
                 ),
             ),
             changes=(Change.WIRING,),
+            mends_loss=True,
             reason=f"{found.module} runs over the classes (dim=1), not over the samples",
         )
         return

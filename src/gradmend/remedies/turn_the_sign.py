@@ -52,6 +52,7 @@ def turn_the_sign(
         yield Prescription(
             edits=(Edit(kind="maximise"),),
             changes=(Change.WIRING,),
+            mends_loss=True,
             reason="the loss has the wrong sign: climb on it",
         )
     yield Advice(

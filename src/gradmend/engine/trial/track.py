@@ -26,7 +26,7 @@ from gradmend.engine.trial.arm import Runner
 from gradmend.engine.trial.deadline import Deadline, Tell
 from gradmend.errors import CannotApply
 from gradmend.probe.batch import Feeder, check_loss, map_tensors
-from gradmend.records.prescription import Prescription, Refusal
+from gradmend.records.prescription import Edit, Prescription, Refusal
 
 TOLD_EVERY = 8
 """Steps between two words on how far an arm is."""
@@ -43,8 +43,8 @@ class Track:
     deadline: Deadline
     seed: int = 0
     tell: Tell = lambda text, share: None
-    upside_down: bool = False
-    """Whether the loss is to be judged with its sign turned: where a candidate says it is wrong."""
+    mend: tuple[Edit, ...] = ()
+    """What mends the meaning of the loss: the original is judged with it, too."""
     refusals: list[Refusal] = field(default_factory=list)
     bench: Bench | None = None
     """The bench of the arm that was opened last."""
@@ -181,7 +181,8 @@ class Track:
                     return
                 if self.deadline.passed() and arm.steps < goals[-1]:
                     return
-            arm.scores[goal] = self._judge(bench.model)
+            mended = self.mend if arm.prescription is None else ()
+            arm.scores[goal] = self._judge_mended(bench.model, mended)
             if not math.isfinite(arm.scores[goal]):
                 arm.diverged = True
                 return
@@ -214,6 +215,20 @@ class Track:
             if math.isfinite(value):
                 self.optimizer.step()
         return -value if self.upside_down else value
+
+    @property
+    def upside_down(self) -> bool:
+        """Whether more of the user's loss is better."""
+        return any(edit.kind == "maximise" for edit in self.mend)
+
+    def _judge_mended(self, model: nn.Module, edits: tuple[Edit, ...]) -> float:
+        """Judge with edits that are there for that alone."""
+        outlet = [edit for edit in edits if edit.kind != "maximise"]
+        bench = apply_edits(Bench(model=model), outlet)
+        try:
+            return self._judge(bench.model)
+        finally:
+            bench.undo()
 
     def _judge(self, model: nn.Module) -> float:
         """Mean loss over the unseen batches, in eval mode."""

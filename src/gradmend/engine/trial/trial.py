@@ -92,9 +92,11 @@ class Trial:
         Returns:
             The winning prescription, and the verdict.
         """
-        self._track.upside_down = any(
-            edit.kind == "maximise" for candidate in candidates for edit in candidate.edits
-        )
+        mending = next((c for c in candidates if c.mends_loss), None)
+        if mending is not None:
+            # Two losses of different meaning cannot be compared: all are judged by the mended one.
+            candidates = tuple(c for c in candidates if c.mends_loss)
+            self._track.mend = mending.edits
         self._track.begin()
         try:
             winner, verdict = self._decide(candidates)
@@ -195,15 +197,15 @@ class Trial:
     def _confirm(self, original: Runner, arm: Runner) -> list[tuple[Runner, Runner]] | None:
         """Original and winner with other seeds, as far as it takes and the budget allows.
 
-        What only changes the optimizer is trained to the end with every seed: at a rate near the
-        edge of stability the beginning says little.
+        What only changes the optimizer is trained to the end with every seed, and so is whatever
+        replaces an original that diverged: near the edge of stability the beginning says little.
 
         Returns:
             The pairs that agree; ``None`` if one does not.
         """
         pairs: list[tuple[Runner, Runner]] = []
         assert arm.prescription is not None
-        delicate = set(arm.prescription.changes) == {Change.OPTIMIZER}
+        delicate = original.diverged or set(arm.prescription.changes) == {Change.OPTIMIZER}
         for number in range(1, self.seeds):
             again = Runner(prescription=None, seed=self.seed + number)
             twin = Runner(prescription=arm.prescription, seed=self.seed + number)
@@ -242,8 +244,8 @@ class Trial:
         if not any(arm.steps >= self.steps for arm in arms) and self.deadline.passed():
             return "the budget was too small to prove anything; nothing was changed"
         return (
-            f"nothing tried beats what you have (unseen loss {original.score:.4g});"
-            " nothing was changed"
+            f"nothing tried beats what you have (unseen loss: {_spoken(original)}); nothing was"
+            " changed"
         )
 
     def _proven(
