@@ -150,7 +150,9 @@ def test_a_sick_network_that_no_remedy_fits_is_left_alone() -> None:
     fix = gradmend.fix(specimen.model, specimen.batches, specimen.loss_fn, optimizer=optimizer)
     assert not fix.prescription
     assert fix.verdict is not None
-    assert "no remedy fits" in fix.verdict.reason
+    # AND what to change in the source is said
+    assert "only the source can be mended" in fix.verdict.reason
+    assert "detach" in fix.report.advice[0].text
     before.assert_same()
 
 

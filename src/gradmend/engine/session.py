@@ -165,18 +165,19 @@ def fix(
         batches = list(islice(batches, MOST_BATCHES))
     data = trial_data(batches, val)
     tell("looking at the gradient", 0.0)
-    report = examine(
-        Measurer(
-            model=model,
-            batch=data.train[0],
-            feeder=feeder,
-            second_batch=data.train[1] if len(data.train) > 1 else None,
-            more=data.train[1:REHEARSED_STEPS],
-            optimizer=optimizer,
-            steps=min(REHEARSED_STEPS, steps or DEFAULT_STEPS),
-            seconds=CHEAP_SECONDS,
+    with _users_errors_as_one_line(model):
+        report = examine(
+            Measurer(
+                model=model,
+                batch=data.train[0],
+                feeder=feeder,
+                second_batch=data.train[1] if len(data.train) > 1 else None,
+                more=data.train[1:REHEARSED_STEPS],
+                optimizer=optimizer,
+                steps=min(REHEARSED_STEPS, steps or DEFAULT_STEPS),
+                seconds=CHEAP_SECONDS,
+            )
         )
-    )
     trace = report.trace
 
     def unchanged(reason: str, verdict: Verdict | None = None, **more: Any) -> Fix:
