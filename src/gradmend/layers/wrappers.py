@@ -22,6 +22,15 @@ class Wrapped(nn.Module):
         super().__init__()
         self.inner = inner
 
+    def __getattr__(self, name: str) -> Any:
+        """Attributes of the inner module: a forward pass may read ``self.fc.weight`` itself."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "inner":  # not built yet: a copy or a pickle on its way
+                raise
+            return getattr(self.inner, name)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the inner module answers."""
         return self.inner(*args, **kwargs)
