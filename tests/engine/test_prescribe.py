@@ -5,11 +5,20 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradmend.engine.prescribe import Candidates, Option, in_order, is_trained, together
+import gradmend
+from gradmend.engine.prescribe import (
+    Candidates,
+    Option,
+    in_order,
+    is_trained,
+    prescribe,
+    together,
+)
 from gradmend.records.layout import OptimizerFacts
 from gradmend.records.loss_call import LossCall, Values
 from gradmend.records.prescription import Change, Edit, Prescription
 from gradmend.records.trace import Run, Trace
+from gradmend.zoo.specimen import build
 
 
 def option(
@@ -112,3 +121,22 @@ def test_edits_of_a_combination_come_in_the_order_that_keeps_names_true() -> Non
     for given_ in ((rate, residual, weights), (residual, weights, rate), (weights, rate, residual)):
         edits = together(*given_).edits
         assert [edit.targets[0] for edit in edits] == ["weights", "residual", "rate"]
+
+
+def sick(bad_layer: int) -> Candidates:
+    """Candidates for a plain network of which one layer is sick."""
+    specimen = build(
+        "mlp", depth=8, activation="tanh", init="xavier", bad_layer=bad_layer, bad_gain=60.0
+    )
+    report = gradmend.check(specimen.model, specimen.batch, specimen.loss_fn)
+    return prescribe(report.at_least("warning"), report.trace)
+
+
+def test_answers_to_one_guilty_layer_come_first_and_touch_nothing_else() -> None:
+    found = sick(bad_layer=4)
+    assert found.local >= 1
+    for option_ in found.options[: found.local]:
+        for edit in option_.prescription.edits:
+            assert len(edit.targets) == 1
+    # AND there are others, for the case that it does not suffice
+    assert len(found.options) > found.local

@@ -143,6 +143,23 @@ def test_the_others_start_only_if_nothing_of_the_first_round_gains() -> None:
     assert len(verdict.rivals) == FIRST_ROUND
 
 
+def test_where_the_guilty_layers_alone_suffice_no_larger_change_is_tried() -> None:
+    # GIVEN a change to the guilty layer alone, and one to all that is a little better
+    model = linear()
+    one, all_ = rate(20.0, "one", Change.INITIALISATION), rate(30.0, "all", Change.NORMALISATION)
+    race = trial(model, slow(model), steps=120)
+    winner, verdict = race.run((one, all_), local=1)
+    # THEN the larger one does not even start
+    assert winner == one
+    assert not verdict.rivals
+    # but where the first does little, it does
+    model = linear()
+    race = trial(model, slow(model), steps=120)
+    winner, verdict = race.run((rate(1.01, "one", Change.INITIALISATION), all_), local=1)
+    assert winner == all_
+    assert [arm.name for arm in verdict.rivals] == ["one"]
+
+
 def test_what_goes_with_the_best_is_tried_and_wins_only_if_it_closes_more() -> None:
     # GIVEN a rate that helps, and a second one that only helps beside it
     model = linear()
@@ -221,7 +238,11 @@ def test_where_the_loss_is_mended_the_original_is_judged_by_it_as_well() -> None
             result: Tensor = self.layer(x)
             return result
 
-    data = [(x, (x[:, 0] > 0).long()) for x, _ in batches(10, 32)]
+    noisy = [torch.rand(32) < 0.2 for _ in range(10)]
+    data = [
+        (x, torch.where(n, 2, (x[:, 0] > 0).long()))
+        for (x, _), n in zip(batches(10, 32), noisy, strict=True)
+    ]
     model = Scores()
     mended = Prescription(
         edits=(

@@ -18,12 +18,17 @@ from gradmend.records.prescription import (
 )
 from gradmend.records.trace import Trace
 from gradmend.registry import Remedy, remedies
+from gradmend.theory.drawing import blame
 from gradmend.theory.guessing import below_a_guess
 
 MOST_COMBINED = 4
 """Combinations tried with the best candidate."""
 PER_CHANGE = {Change.INITIALISATION: 2, Change.OPTIMIZER: 2}
 """Candidates of one kind of change that start before other kinds had their turn; else one."""
+MOST_LOCAL = 3
+"""Candidates that change the guilty layers alone and get a round of their own."""
+FEWEST_LAYERS = 4
+"""Below this no layer is one among many."""
 AT_EVERY_STEP = frozenset({"clip_gradients", "warm_up", "scale_loss"})
 """Edits that act at every step: they change more than a number that is set once."""
 
@@ -51,6 +56,8 @@ class Candidates:
     """What only the source can mend."""
     notable: tuple[str, ...] = field(default=())
     """Names of the findings that are causes of their own."""
+    local: int = 0
+    """How many options, from the first on, change no more than the few guilty layers."""
 
     @property
     def prescriptions(self) -> tuple[Prescription, ...]:
@@ -129,12 +136,46 @@ def prescribe(findings: tuple[Finding, ...], trace: Trace, keep: Iterable[str] =
                     Option(named, min(places, default=len(causes)), turn, remedy.companion)
                 )
                 turn += 1
+    ordered = in_order(options, trained=is_trained(trace))
+    guilty = _guilty_places(serious, trace)
+    local = [o for o in ordered if o.cause == 0 and _is_local(o.prescription, guilty)]
+    local = local[:MOST_LOCAL]
+    chosen = {id(option) for option in local}
     return Candidates(
-        options=tuple(in_order(options, trained=is_trained(trace))),
+        options=(*local, *(option for option in ordered if id(option) not in chosen)),
         refusals=tuple(refusals),
         advice=tuple(advice),
         notable=tuple(causes),
+        local=len(local),
     )
+
+
+def _guilty_places(findings: tuple[Finding, ...], trace: Trace) -> frozenset[str]:
+    """The few layers that the first cause is about, with their activations; none where it is many.
+
+    Where a network has few layers, none is one among many.
+    """
+    cause = next((f for f in findings if f.explained_by is None and not f.symptom), None)
+    if cause is None or len({op.module for op in trace.weights}) < FEWEST_LAYERS:
+        return frozenset()
+    few = {op.id for op in blame([cause], trace).few}
+    pairs = [(weights, act) for weights, act in trace.pairs() if weights.id in few]
+    own = {trace.operations[number].module for number in few}
+    return frozenset(own | {act.module for _, act in pairs})
+
+
+def _is_local(prescription: Prescription, places: frozenset[str]) -> bool:
+    """Whether it changes nothing but the guilty layers."""
+    if Change.OPTIMIZER in prescription.changes:
+        return False
+    names = {name for edit in prescription.edits for name in edit.targets}
+    return bool(names) and {_module(name) for name in names} <= places
+
+
+def _module(name: str) -> str:
+    """The module of a parameter's name, or the module itself."""
+    path, _, leaf = name.rpartition(".")
+    return path if leaf in ("weight", "bias") else name
 
 
 def in_order(options: Iterable[Option], *, trained: bool = False) -> list[Option]:

@@ -225,7 +225,7 @@ def fix(
             " anything; nothing was changed"
         )
     with _users_errors_as_one_line(model):
-        winner, verdict = trial.run(candidates.prescriptions)
+        winner, verdict = trial.run(candidates.prescriptions, candidates.local)
     refusals = (*candidates.refusals, *trial.refusals)
     if winner is None or trial.bench is None:
         return unchanged(verdict.reason, verdict, refusals=refusals)

@@ -199,8 +199,14 @@ def glorot(op: Operation) -> float:
 
 
 def made_up_for(trace: Trace, few: Sequence[Operation]) -> bool:
-    """Whether other layers make up for what the few are off, so that their product is right."""
+    """Whether other layers make up for what the few are off, so that their product is right.
+
+    Only around rectifiers: what bends elsewhere than at zero is saturated or idle by then.
+    """
     acts = activation_of(trace)
+    bent = {act.activation.function for act in acts.values() if act.activation is not None}
+    if not bent <= {"relu", "leaky_relu", "prelu"}:
+        return False
     every = sum(gain_ratio(op, acts.get(op.id)) for op in own_layers(trace))
     own = sum(gain_ratio(op, acts.get(op.id)) for op in few)
     return abs(own) >= 1.0 and abs(every) <= 0.5

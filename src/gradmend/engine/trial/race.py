@@ -33,8 +33,8 @@ LEAST_GAIN = 0.02
 EXPLODED = 3.0
 """Times its own first loss, or a guess's, above which a loss measures no gap (our choice)."""
 LEARNED = 0.1
-"""Least share of its own first loss that an arm must take off where the original diverged and
-there is nothing to compare it with."""
+"""Least share of a loss that an arm must take off to have learned: of its own first one where the
+original diverged and there is nothing to compare it with."""
 
 
 def goals(steps: int) -> tuple[int, ...]:
@@ -93,13 +93,13 @@ def survivors(
         share: Of the best arm's gain, what it takes.
         guess: As in :func:`base_of`.
     """
-    ran = sorted((a for a in arms if math.isfinite(a.score)), key=lambda arm: arm.score)
+    ran = sorted((a for a in arms if math.isfinite(a.at(step))), key=lambda arm: arm.at(step))
     if not ran:
         return []
     base = base_of(original, ran, step, guess)
-    best = gain(base, ran[0].score)
+    best = gain(base, ran[0].at(step))
     # Where no arm gains anything yet, half of the best's loss would cut the best itself.
-    able = [arm for arm in ran if best <= 0 or gain(base, arm.score) >= share * best]
+    able = [arm for arm in ran if best <= 0 or gain(base, arm.at(step)) >= share * best]
     smallest = min(able, key=lambda arm: arm.size)
     kept = [able[0], smallest, *able[1:]]
     return list({id(arm): arm for arm in kept}.values())[:most]
@@ -140,6 +140,15 @@ def beats(arm: Runner, original: Runner) -> bool:
     if math.isfinite(original.score):
         return gain(original.score, arm.score) > LEAST_GAIN * abs(original.score)
     return arm.began - arm.score > LEARNED * abs(arm.began)
+
+
+def suffices(arm: Runner, original: Runner, step: int, guess: float | None = None) -> bool:
+    """Whether a change to the guilty layers alone already does so much that no other is needed."""
+    score = arm.at(step)
+    if not math.isfinite(score):
+        return False
+    base = base_of(original, [arm], step, guess)
+    return gain(base, score) > LEARNED * abs(base)
 
 
 def repeats(twin: Runner, first: Runner, original: Runner, guess: float | None) -> bool:

@@ -30,6 +30,7 @@ from gradmend.engine.trial.race import (
     enough,
     goals,
     repeats,
+    suffices,
     survivors,
 )
 from gradmend.engine.trial.track import Track
@@ -80,7 +81,9 @@ class Trial:
         """After :meth:`run`: the bench that bears the kept edits."""
         return self._track.bench
 
-    def run(self, candidates: tuple[Prescription, ...]) -> tuple[Prescription | None, Verdict]:
+    def run(
+        self, candidates: tuple[Prescription, ...], local: int = 0
+    ) -> tuple[Prescription | None, Verdict]:
         """Race the candidates; keep the smallest that closes 90 % of the gap, or none.
 
         The model ends with the winner's edits and its training, or bit for bit as it was, also
@@ -88,6 +91,8 @@ class Trial:
 
         Args:
             candidates: Those to be tried first, first.
+            local: How many of them, from the first on, change the guilty layers alone. If one of
+                these does much, those that change more are not tried.
 
         Returns:
             The winning prescription, and the verdict.
@@ -95,11 +100,11 @@ class Trial:
         mending = next((c for c in candidates if c.mends_loss), None)
         if mending is not None:
             # Two losses of different meaning cannot be compared: all are judged by the mended one.
-            candidates = tuple(c for c in candidates if c.mends_loss)
+            candidates, local = tuple(c for c in candidates if c.mends_loss), 0
             self._track.mend = mending.edits
         self._track.begin()
         try:
-            winner, verdict = self._decide(candidates)
+            winner, verdict = self._decide(candidates, local)
             if winner is None:
                 self._track.start.put_back()
                 return None, verdict
@@ -126,7 +131,9 @@ class Trial:
         """Seconds of one step of the original; the model is left as it is."""
         return self._track.pace()
 
-    def _decide(self, candidates: tuple[Prescription, ...]) -> tuple[Runner | None, Verdict]:
+    def _decide(
+        self, candidates: tuple[Prescription, ...], local: int
+    ) -> tuple[Runner | None, Verdict]:
         stops = goals(self.steps)
         original = Runner(prescription=None, seed=self.seed)
         self._track.train(original, stops, "training the model as it is")
@@ -134,7 +141,7 @@ class Trial:
             reason = "the budget ended before the original was trained once; nothing was changed"
             return None, self._verdict(False, reason, original, ())
         original.progress = None
-        arms = self._first_round(candidates, original, stops[0])
+        arms = self._first_round(candidates, original, stops, local)
         if original.failure is not None and all(arm.error for arm in arms):
             raise original.failure  # nobody can train on this: it is no matter of edits
         racing = [arm for arm in arms if arm.steps >= stops[0]]
@@ -168,30 +175,37 @@ class Trial:
         return None, self._verdict(False, reason, original, others)
 
     def _first_round(
-        self, candidates: tuple[Prescription, ...], original: Runner, stop: int
+        self,
+        candidates: tuple[Prescription, ...],
+        original: Runner,
+        stops: tuple[int, ...],
+        local: int,
     ) -> list[Runner]:
         """All that are tried at all, trained to the first stop.
 
-        A few start; the others only if none of these gains anything. Then what goes together with
-        the best of them.
+        Changes to the guilty layers alone begin, and have until the second stop to show what they
+        do. Then a few others start, and the rest only if none of these gains anything. Last comes
+        what goes together with the best of them.
         """
         arms: list[Runner] = []
 
-        def race(chosen: Iterable[Prescription]) -> None:
+        def race(chosen: Iterable[Prescription], goals: tuple[int, ...]) -> None:
             for prescription in chosen:
                 if self.deadline.passed():
                     return
                 arm = Runner(prescription=prescription, seed=self.seed)
                 arms.append(arm)
-                self._track.train(arm, (stop,), f"{stop} steps: {arm.name}")
+                self._track.train(arm, goals, f"{goals[-1]} steps: {arm.name}")
 
-        for first in range(0, len(candidates), FIRST_ROUND):
-            race(candidates[first : first + FIRST_ROUND])
-            if any(_ahead(arm, original, stop) for arm in arms):
-                break
-        best = min(arms, key=lambda arm: arm.score, default=None)
-        if best is not None and best.prescription is not None and math.isfinite(best.score):
-            race(self.combine(best.prescription))
+        race(candidates[:local], stops[:2])
+        if not any(suffices(arm, original, stops[:2][-1], self.guess) for arm in arms):
+            for first in range(local, len(candidates), FIRST_ROUND):
+                race(candidates[first : first + FIRST_ROUND], stops[:1])
+                if any(arm.at(stops[0]) < original.at(stops[0]) for arm in arms):
+                    break
+        best = min(arms, key=lambda arm: arm.at(stops[0]), default=None)
+        if best is not None and best.prescription and math.isfinite(best.at(stops[0])):
+            race(self.combine(best.prescription), stops[:1])
         return arms
 
     def _confirm(self, original: Runner, arm: Runner) -> list[tuple[Runner, Runner]] | None:
@@ -280,11 +294,6 @@ class Trial:
             steps=self.deadline.taken,
             threads=torch.get_num_threads(),
         )
-
-
-def _ahead(arm: Runner, original: Runner, step: int) -> bool:
-    """Whether an arm is below the original at a step at all."""
-    return math.isfinite(arm.score) and arm.score < original.at(step)
 
 
 def _spoken(arm: Runner) -> str:
