@@ -126,7 +126,7 @@ def test_edits_of_a_combination_come_in_the_order_that_keeps_names_true() -> Non
 def sick(bad_layer: int) -> Candidates:
     """Candidates for a plain network of which one layer is sick."""
     specimen = build(
-        "mlp", depth=8, activation="tanh", init="xavier", bad_layer=bad_layer, bad_gain=60.0
+        "mlp", depth=8, activation="tanh", init="orthogonal", bad_layer=bad_layer, bad_gain=60.0
     )
     report = gradmend.check(specimen.model, specimen.batch, specimen.loss_fn)
     return prescribe(report.at_least("warning"), report.trace)
