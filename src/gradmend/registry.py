@@ -148,8 +148,9 @@ class Remedy:
     def __call__(
         self, findings: tuple[Finding, ...], trace: Trace
     ) -> Iterator[Prescription | Refusal | Advice]:
-        """Answer findings with prescriptions, or refuse with a reason."""
-        yield from self.function(findings, trace)
+        """Answer findings with prescriptions, or refuse with a reason; nothing asked, no answer."""
+        if findings:
+            yield from self.function(findings, trace)
 
 
 def rule(

@@ -26,7 +26,9 @@ MOST_COMBINED = 4
 PER_CHANGE = {Change.INITIALISATION: 2, Change.OPTIMIZER: 2}
 """Candidates of one kind of change that start before other kinds had their turn; else one."""
 MOST_LOCAL = 3
-"""Candidates that change the guilty layers alone and get a round of their own."""
+"""Candidates that change no more than what is guilty and get a round of their own."""
+DIRECT = frozenset({Change.WIRING, Change.DATA_SCALE})
+"""Changes that take a cause back where it lies."""
 FEWEST_LAYERS = 4
 """Below this no layer is one among many."""
 AT_EVERY_STEP = frozenset({"clip_gradients", "warm_up", "scale_loss"})
@@ -57,7 +59,8 @@ class Candidates:
     notable: tuple[str, ...] = field(default=())
     """Names of the findings that are causes of their own."""
     local: int = 0
-    """How many options, from the first on, change no more than the few guilty layers."""
+    """How many options, from the first on, change no more than the data, the wiring or the few
+    guilty layers that the first cause is about."""
 
     @property
     def prescriptions(self) -> tuple[Prescription, ...]:
@@ -138,7 +141,12 @@ def prescribe(findings: tuple[Finding, ...], trace: Trace, keep: Iterable[str] =
                 turn += 1
     ordered = in_order(options, trained=is_trained(trace))
     guilty = _guilty_places(serious, trace)
-    local = [o for o in ordered if o.cause == 0 and _is_local(o.prescription, guilty)]
+    local = [
+        o
+        for o in ordered
+        if o.cause == 0
+        and (_is_local(o.prescription, guilty) or _largest(o.prescription) in DIRECT)
+    ]
     local = local[:MOST_LOCAL]
     chosen = {id(option) for option in local}
     return Candidates(

@@ -51,8 +51,9 @@ class Runner:
 
     @property
     def began(self) -> float:
-        """The first training loss."""
-        return self.losses[0][1] if self.losses else math.nan
+        """The unseen loss before the first step where it was judged, or the first training loss."""
+        first = self.losses[0][1] if self.losses else math.nan
+        return self.scores.get(0, first)
 
     def record(self) -> Arm:
         """The arm as the verdict keeps it."""

@@ -30,9 +30,12 @@ FINALISTS = 3
 """Arms that go on after the first round, at most; two after the second."""
 LEAST_GAIN = 0.02
 """Least share of the original's unseen loss that a repair must take off to count as one."""
+SUFFICES = 0.1
+"""Share of the original's loss that a change to the guilty layers alone must take off by the
+second stop, so that no other is tried (our choice)."""
 EXPLODED = 3.0
 """Times its own first loss, or a guess's, above which a loss measures no gap (our choice)."""
-LEARNED = 0.1
+LEARNED = 0.05
 """Least share of a loss that an arm must take off to have learned: of its own first one where the
 original diverged and there is nothing to compare it with."""
 
@@ -130,16 +133,19 @@ def enough(
     return sorted(fitting, key=lambda pair: (pair[0].size, pair[0].score))
 
 
-def beats(arm: Runner, original: Runner) -> bool:
+def beats(arm: Runner, original: Runner, guess: float | None = None) -> bool:
     """Whether an arm ends clearly better than the original.
 
-    Where that diverged, whether the arm learned at all: a finite loss alone is no repair.
+    Where that diverged, whether the arm learned at all: a finite loss alone is no repair. It must
+    be below what the original and itself began with, and below a guess.
     """
     if not math.isfinite(arm.score):
         return False
     if math.isfinite(original.score):
         return gain(original.score, arm.score) > LEAST_GAIN * abs(original.score)
-    return arm.began - arm.score > LEARNED * abs(arm.began)
+    starts = (original.began, arm.began, math.nan if guess is None else guess)
+    known = [start for start in starts if math.isfinite(start)]
+    return bool(known) and min(known) - arm.score > LEARNED * abs(min(known))
 
 
 def suffices(arm: Runner, original: Runner, step: int, guess: float | None = None) -> bool:
@@ -148,7 +154,7 @@ def suffices(arm: Runner, original: Runner, step: int, guess: float | None = Non
     if not math.isfinite(score):
         return False
     base = base_of(original, [arm], step, guess)
-    return gain(base, score) > LEARNED * abs(base)
+    return gain(base, score) > SUFFICES * abs(base)
 
 
 def repeats(twin: Runner, first: Runner, original: Runner, guess: float | None) -> bool:
@@ -157,7 +163,13 @@ def repeats(twin: Runner, first: Runner, original: Runner, guess: float | None) 
     return gain(base, twin.score) >= SURVIVES * gain(base, first.score) > 0
 
 
-def agrees(arm: Runner, original: Runner, first: Runner, first_original: Runner) -> bool:
+def agrees(
+    arm: Runner,
+    original: Runner,
+    first: Runner,
+    first_original: Runner,
+    guess: float | None = None,
+) -> bool:
     """Whether another seed already shows what the first one showed at this step, and as clearly.
 
     Then it need not be trained to the end: at the same step the arm is ahead by at least half of
@@ -168,6 +180,6 @@ def agrees(arm: Runner, original: Runner, first: Runner, first_original: Runner)
         return False
     ahead = gain(first_original.at(step), first.at(step))
     if not math.isfinite(ahead):
-        return beats(arm, original)
+        return beats(arm, original, guess)
     floor = LEAST_GAIN * abs(first_original.at(step))
     return ahead > floor and gain(original.at(step), arm.score) >= max(SURVIVES * ahead, floor)

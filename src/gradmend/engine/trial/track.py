@@ -166,6 +166,8 @@ class Track:
             arm.progress.resume(bench.model, self.optimizer, self._others())
         elif arm.steps == 0:
             seed_randomness(arm.seed)
+        if arm.prescription is None and arm.steps == 0:
+            arm.scores[0] = self._judge_mended(bench.model, self.mend)
         batch_at = self.data.order(arm.seed)
         for goal in (goal for goal in goals if goal > arm.steps):
             while arm.steps < goal:
