@@ -133,18 +133,17 @@ def enough(
     return sorted(fitting, key=lambda pair: (pair[0].size, pair[0].score))
 
 
-def beats(arm: Runner, original: Runner, guess: float | None = None) -> bool:
+def beats(arm: Runner, original: Runner) -> bool:
     """Whether an arm ends clearly better than the original.
 
     Where that diverged, whether the arm learned at all: a finite loss alone is no repair. It must
-    be below what the original and itself began with, and below a guess.
+    be below what the original and itself began with.
     """
     if not math.isfinite(arm.score):
         return False
     if math.isfinite(original.score):
         return gain(original.score, arm.score) > LEAST_GAIN * abs(original.score)
-    starts = (original.began, arm.began, math.nan if guess is None else guess)
-    known = [start for start in starts if math.isfinite(start)]
+    known = [start for start in (original.began, arm.began) if math.isfinite(start)]
     return bool(known) and min(known) - arm.score > LEARNED * abs(min(known))
 
 
@@ -163,13 +162,7 @@ def repeats(twin: Runner, first: Runner, original: Runner, guess: float | None) 
     return gain(base, twin.score) >= SURVIVES * gain(base, first.score) > 0
 
 
-def agrees(
-    arm: Runner,
-    original: Runner,
-    first: Runner,
-    first_original: Runner,
-    guess: float | None = None,
-) -> bool:
+def agrees(arm: Runner, original: Runner, first: Runner, first_original: Runner) -> bool:
     """Whether another seed already shows what the first one showed at this step, and as clearly.
 
     Then it need not be trained to the end: at the same step the arm is ahead by at least half of
@@ -180,6 +173,6 @@ def agrees(
         return False
     ahead = gain(first_original.at(step), first.at(step))
     if not math.isfinite(ahead):
-        return beats(arm, original, guess)
+        return beats(arm, original)
     floor = LEAST_GAIN * abs(first_original.at(step))
     return ahead > floor and gain(original.at(step), arm.score) >= max(SURVIVES * ahead, floor)

@@ -45,6 +45,8 @@ class Track:
     tell: Tell = lambda text, share: None
     mend: tuple[Edit, ...] = ()
     """What mends the meaning of the loss: the original is judged with it, too."""
+    starts: bool = False
+    """Whether every arm is judged before its first step: where the original has no loss at all."""
     refusals: list[Refusal] = field(default_factory=list)
     bench: Bench | None = None
     """The bench of the arm that was opened last."""
@@ -166,8 +168,8 @@ class Track:
             arm.progress.resume(bench.model, self.optimizer, self._others())
         elif arm.steps == 0:
             seed_randomness(arm.seed)
-        if arm.prescription is None and arm.steps == 0:
-            arm.scores[0] = self._judge_mended(bench.model, self.mend)
+        if arm.steps == 0 and (arm.prescription is None or self.starts):
+            arm.scores[0] = self._judge_arm(arm, bench)
         batch_at = self.data.order(arm.seed)
         for goal in (goal for goal in goals if goal > arm.steps):
             while arm.steps < goal:
@@ -183,8 +185,7 @@ class Track:
                     return
                 if self.deadline.passed() and arm.steps < goals[-1]:
                     return
-            mended = self.mend if arm.prescription is None else ()
-            arm.scores[goal] = self._judge_mended(bench.model, mended)
+            arm.scores[goal] = self._judge_arm(arm, bench)
             if not math.isfinite(arm.scores[goal]):
                 arm.diverged = True
                 return
@@ -223,14 +224,15 @@ class Track:
         """Whether more of the user's loss is better."""
         return any(edit.kind == "maximise" for edit in self.mend)
 
-    def _judge_mended(self, model: nn.Module, edits: tuple[Edit, ...]) -> float:
-        """Judge with edits that are there for that alone."""
-        outlet = [edit for edit in edits if edit.kind != "maximise"]
-        bench = apply_edits(Bench(model=model), outlet)
+    def _judge_arm(self, arm: Runner, bench: Bench) -> float:
+        """Judge an arm; the original with what mends the loss, put there for that alone."""
+        mend = self.mend if arm.prescription is None else ()
+        outlet = [edit for edit in mend if edit.kind != "maximise"]
+        mended = apply_edits(Bench(model=bench.model), outlet)
         try:
-            return self._judge(bench.model)
+            return self._judge(mended.model)
         finally:
-            bench.undo()
+            mended.undo()
 
     def _judge(self, model: nn.Module) -> float:
         """Mean loss over the unseen batches, in eval mode."""

@@ -141,6 +141,7 @@ class Trial:
             reason = "the budget ended before the original was trained once; nothing was changed"
             return None, self._verdict(False, reason, original, ())
         original.progress = None
+        self._track.starts = original.diverged
         arms = self._first_round(candidates, original, stops, local)
         if original.failure is not None and all(arm.error for arm in arms):
             raise original.failure  # nobody can train on this: it is no matter of edits
@@ -162,10 +163,10 @@ class Trial:
             racing = [arm for arm in racing if arm.steps >= next_stop and not arm.diverged]
         others = tuple(arm.record() for arm in arms)
         finalists = [arm for arm in racing if math.isfinite(arm.score)]
-        if not any(beats(arm, original, self.guess) for arm in finalists):
+        if not any(beats(arm, original) for arm in finalists):
             return None, self._verdict(False, self._nothing(original, arms), original, others)
         for arm, share in enough(finalists, original, self.steps, self.guess):
-            if not beats(arm, original, self.guess):
+            if not beats(arm, original):
                 continue
             pairs = self._confirm(original, arm)
             if pairs is not None:
@@ -238,9 +239,9 @@ class Trial:
                 done = stop == self.steps or twin.diverged or twin.error is not None
                 if done and seen and not repeats(twin, arm, original, self.guess):
                     return None
-                if done and not seen and not beats(twin, again, self.guess):
+                if done and not seen and not beats(twin, again):
                     return None
-                seen = seen or agrees(twin, again, arm, original, self.guess)
+                seen = seen or agrees(twin, again, arm, original)
                 if done or (seen and not delicate):
                     break
             twin.progress = again.progress = None
