@@ -283,10 +283,11 @@ def demo(
     width: Annotated[int, typer.Option(min=1, help="Units of each hidden layer.")] = 64,
     activation: Annotated[str, typer.Option(help="sigmoid, tanh, relu, gelu...")] = "sigmoid",
     keep: Annotated[
-        str,
+        str | None,
         typer.Option(help="What must not change: nothing, or words of activations, architecture,"
-                     " parameters, optimizer, data; with commas."),
-    ] = "activations",
+                     " parameters, optimizer, data; with commas. If not given: activations, and"
+                     " of a sigmoid network the architecture too."),
+    ] = None,
     depth_sweep: Annotated[
         bool, typer.Option("--depth-sweep", help="Also show accuracy against depth.")
     ] = False,
@@ -305,12 +306,12 @@ def demo(
     from gradmend.renderers.html import render
     from gradmend.renderers.story import DemoStory
 
-    words = tuple(word.strip() for word in keep.split(",") if word.strip())
+    words = tuple(word.strip() for word in (keep or "").split(",") if word.strip())
     setting = Setting(
         depth=depth,
         width=width,
         activation=activation,
-        keep=() if words in ((), ("nothing",)) else words,
+        keep=None if keep is None else () if words in ((), ("nothing",)) else words,
         seed=seed,
         budget=budget,
         folder=out,

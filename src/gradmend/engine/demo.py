@@ -51,7 +51,8 @@ class Setting:
     depth: int = 100
     width: int = 64
     activation: str = "sigmoid"
-    keep: tuple[str, ...] = ("activations",)
+    keep: tuple[str, ...] | None = None
+    """What must not change; where not given, see :attr:`kept`."""
     seed: int = 0
     budget: str | None = None
     """Of the trial; 100 s where not given, 150 s in deep networks."""
@@ -70,8 +71,19 @@ class Setting:
                 "",
                 "both must be at least 1",
             )
-        forbidden_changes(self.keep)
+        forbidden_changes(self.kept)
         deadline_of(self.budget or "1 s")
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What must not change: a sigmoid network comes out as plain as it went in.
+
+        Of the others only a residual makes networks of a hundred layers train well.
+        """
+        if self.keep is not None:
+            return self.keep
+        plain = ("activations", "architecture")
+        return plain if self.activation == "sigmoid" else ("activations",)
 
     def make_folder(self) -> None:
         """Make the folder that everything is written to, before any work is done.
@@ -175,7 +187,7 @@ def run_demo(
     show("racing", report)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     fixed = fix(
-        model, batches, F.cross_entropy, optimizer=optimizer, val=[data.val], keep=setting.keep,
+        model, batches, F.cross_entropy, optimizer=optimizer, val=[data.val], keep=setting.kept,
         budget=setting.budget or ("150 s" if setting.depth >= DEEP else "100 s"),
         seed=setting.seed, tell=tell,
     )  # fmt: skip
@@ -279,7 +291,7 @@ def _sweep(
         report = check(model, batches[0], F.cross_entropy)
         optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
         offers = prescribe(
-            report.findings, with_optimizer(report.trace, optimizer, model), setting.keep
+            report.findings, with_optimizer(report.trace, optimizer, model), setting.kept
         )
         chosen = _like(prescription, offers.prescriptions) if not report.healthy else None
         text = f"depth {depth}"
