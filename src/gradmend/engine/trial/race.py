@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 
 from gradmend.engine.trial.arm import Runner
+from gradmend.theory.guessing import TRAINED
 
 CLOSES = 0.9
 """Share of the best arm's gain that the smallest edit must reach to win (mission, promise 2)."""
@@ -57,9 +58,9 @@ def base_of(
 ) -> float:
     """The loss that gains are counted from: the original's at the same step.
 
-    Where that exploded, what it began with or what a guess costs, if some arm is below that:
-    beside a loss of 1e6 every finite arm would close "all" of the gap, however bad. An original
-    that diverged has no loss of its own.
+    Where that exploded, what a guess costs, or what it began with if that is not known, as long as
+    some arm is below that: beside a loss of 1e6 every finite arm would close "all" of the gap,
+    however bad. An original that diverged has no loss of its own.
 
     Args:
         original: The unedited model's training.
@@ -72,9 +73,8 @@ def base_of(
     own = original.at(step)
     if not math.isfinite(own):
         own = max(original.began, worst) if math.isfinite(original.began) else worst
-    caps = (original.began, guess)
-    fitting = [cap for cap in caps if cap is not None and best < cap < own / EXPLODED]
-    return min([own, *fitting])
+    cap = original.began if guess is None else guess
+    return cap if best < cap < own / EXPLODED else own
 
 
 def survivors(
@@ -103,7 +103,7 @@ def survivors(
     best = gain(base, ran[0].at(step))
     # Where no arm gains anything yet, half of the best's loss would cut the best itself.
     able = [arm for arm in ran if best <= 0 or gain(base, arm.at(step)) >= share * best]
-    smallest = min(able, key=lambda arm: arm.size)
+    smallest = min(able, key=lambda arm: (arm.size, arm.at(step)))
     kept = [able[0], smallest, *able[1:]]
     return list({id(arm): arm for arm in kept}.values())[:most]
 
@@ -113,9 +113,9 @@ def clear_winner(
 ) -> list[Runner]:
     """The smallest arm alone, where it is about as good as the best; else all."""
     base = base_of(original, arms, step, guess)
-    best = gain(base, min(arm.score for arm in arms))
-    smallest = min(arms, key=lambda arm: arm.size)
-    close = best > 0 and gain(base, smallest.score) >= (1 + CLOSES) / 2 * best
+    best = gain(base, min(arm.at(step) for arm in arms))
+    smallest = min(arms, key=lambda arm: (arm.size, arm.at(step)))
+    close = best > 0 and gain(base, smallest.at(step)) >= (1 + CLOSES) / 2 * best
     return [smallest] if close else list(arms)
 
 
@@ -133,16 +133,19 @@ def enough(
     return sorted(fitting, key=lambda pair: (pair[0].size, pair[0].score))
 
 
-def beats(arm: Runner, original: Runner) -> bool:
+def beats(arm: Runner, original: Runner, guess: float | None = None) -> bool:
     """Whether an arm ends clearly better than the original.
 
     Where that diverged, whether the arm learned at all: a finite loss alone is no repair. It must
-    be below what the original and itself began with.
+    be below what the original and itself began with; or far below a guess, which is what a
+    trained model keeps that the original lost.
     """
     if not math.isfinite(arm.score):
         return False
     if math.isfinite(original.score):
         return gain(original.score, arm.score) > LEAST_GAIN * abs(original.score)
+    if guess is not None and arm.score < TRAINED * guess:
+        return True
     known = [start for start in (original.began, arm.began) if math.isfinite(start)]
     return bool(known) and min(known) - arm.score > LEARNED * abs(min(known))
 
@@ -162,7 +165,13 @@ def repeats(twin: Runner, first: Runner, original: Runner, guess: float | None) 
     return gain(base, twin.score) >= SURVIVES * gain(base, first.score) > 0
 
 
-def agrees(arm: Runner, original: Runner, first: Runner, first_original: Runner) -> bool:
+def agrees(
+    arm: Runner,
+    original: Runner,
+    first: Runner,
+    first_original: Runner,
+    guess: float | None = None,
+) -> bool:
     """Whether another seed already shows what the first one showed at this step, and as clearly.
 
     Then it need not be trained to the end: at the same step the arm is ahead by at least half of
@@ -173,6 +182,6 @@ def agrees(arm: Runner, original: Runner, first: Runner, first_original: Runner)
         return False
     ahead = gain(first_original.at(step), first.at(step))
     if not math.isfinite(ahead):
-        return beats(arm, original)
+        return beats(arm, original, guess)
     floor = LEAST_GAIN * abs(first_original.at(step))
     return ahead > floor and gain(original.at(step), arm.score) >= max(SURVIVES * ahead, floor)

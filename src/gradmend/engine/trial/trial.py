@@ -7,7 +7,6 @@ back before the next arm starts. What goes on is decided in :mod:`gradmend.engin
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from gradmend.engine.trial.race import (
     beats,
     clear_winner,
     enough,
+    gain,
     goals,
     repeats,
     suffices,
@@ -37,6 +37,9 @@ from gradmend.engine.trial.track import Track
 from gradmend.probe.batch import Feeder
 from gradmend.records.prescription import Change, Prescription, Refusal
 from gradmend.records.verdict import Arm, Verdict
+
+RUNNERS_UP = 2
+"""Candidates that were cut and get a full training after all, if none of the finalists wins."""
 
 Combine = Callable[[Prescription], Iterable[Prescription]]
 """What to try together with the best of the first round."""
@@ -145,6 +148,24 @@ class Trial:
         arms = self._first_round(candidates, original, stops, local)
         if original.failure is not None and all(arm.error for arm in arms):
             raise original.failure  # nobody can train on this: it is no matter of edits
+        finalists = self._finals(arms, original, stops)
+        proven = self._prove(finalists, original, arms)
+        if proven is None and not self.deadline.passed():
+            others = self._runners_up(arms, finalists)
+            arms += others
+            finalists += others
+            proven = self._prove(others, original, arms)
+        if proven is not None:
+            return proven
+        reason = self._nothing(original, arms)
+        if any(beats(arm, original, self.guess) for arm in finalists):
+            reason = (
+                "the best candidate did not beat the original with every seed; nothing was changed"
+            )
+        return None, self._verdict(False, reason, original, tuple(arm.record() for arm in arms))
+
+    def _finals(self, arms: list[Runner], original: Runner, stops: tuple[int, ...]) -> list[Runner]:
+        """Those that survive every stop, trained to the end."""
         racing = [arm for arm in arms if arm.steps >= stops[0]]
         for stop, next_stop in pairwise(stops):
             if stop == stops[0]:
@@ -161,19 +182,34 @@ class Trial:
                     arm, (next_stop,), f"{next_stop} steps: {arm.name} ({number} of {len(racing)})"
                 )
             racing = [arm for arm in racing if arm.steps >= next_stop and not arm.diverged]
-        others = tuple(arm.record() for arm in arms)
-        finalists = [arm for arm in racing if math.isfinite(arm.score)]
-        if not any(beats(arm, original) for arm in finalists):
-            return None, self._verdict(False, self._nothing(original, arms), original, others)
-        for arm, share in enough(finalists, original, self.steps, self.guess):
-            if not beats(arm, original):
-                continue
+        return [arm for arm in racing if math.isfinite(arm.score)]
+
+    def _runners_up(self, arms: list[Runner], finalists: list[Runner]) -> list[Runner]:
+        """The best of those that were cut, from the start to the end: the beginning misled."""
+        first = goals(self.steps)[0]
+        cut = [a for a in arms if a not in finalists and math.isfinite(a.at(first))]
+        again = [
+            Runner(prescription=arm.prescription, seed=self.seed)
+            for arm in sorted(cut, key=lambda arm: arm.at(first))[:RUNNERS_UP]
+        ]
+        for arm in again:
+            self._track.train(arm, goals(self.steps), f"{self.steps} steps: {arm.name}")
+        return [arm for arm in again if arm.steps >= self.steps and math.isfinite(arm.score)]
+
+    def _prove(
+        self, finalists: list[Runner], original: Runner, arms: list[Runner]
+    ) -> tuple[Runner, Verdict] | None:
+        """The smallest finalist that is good enough and agrees with other seeds."""
+        able = [arm for arm in finalists if beats(arm, original, self.guess)]
+        if not able:
+            return None
+        for arm, share in enough(able, original, self.steps, self.guess):
             pairs = self._confirm(original, arm)
             if pairs is not None:
+                others = tuple(other.record() for other in arms if other is not arm)
                 return arm, self._proven(arm, original, pairs, others, share)
-            self.tell(f"{arm.name} does not hold over seeds", 0.9)
-        reason = "the best candidate did not beat the original with every seed; nothing was changed"
-        return None, self._verdict(False, reason, original, others)
+            self.tell(f"{arm.name} does not hold over seeds", self.deadline.share)
+        return None
 
     def _first_round(
         self,
@@ -239,9 +275,9 @@ class Trial:
                 done = stop == self.steps or twin.diverged or twin.error is not None
                 if done and seen and not repeats(twin, arm, original, self.guess):
                     return None
-                if done and not seen and not beats(twin, again):
+                if done and not seen and not beats(twin, again, self.guess):
                     return None
-                seen = seen or agrees(twin, again, arm, original)
+                seen = seen or agrees(twin, again, arm, original, self.guess)
                 if done or (seen and not delicate):
                     break
             twin.progress = again.progress = None
@@ -273,13 +309,14 @@ class Trial:
     ) -> Verdict:
         reason = (
             f"{arm.name}: unseen loss {_spoken(original)} -> {arm.score:.4g} after {self.steps}"
-            f" steps, {_confirmed(pairs)}; the smallest change that closes 90 % of the gap"
+            f" steps, {_confirmed([(original, arm), *pairs])}; the smallest change that closes 90 %"
+            " of the gap"
         )
         return replace(
             self._verdict(True, reason, original, others),
             original=(original.record(), *(again.record() for again, _ in pairs)),
             winner=(arm.record(), *(twin.record() for _, twin in pairs)),
-            rivals=tuple(other for other in others if other.name != arm.name),
+            rivals=others,
             gap_closed=closed,
         )
 
@@ -302,12 +339,13 @@ def _spoken(arm: Runner) -> str:
 
 
 def _confirmed(pairs: list[tuple[Runner, Runner]]) -> str:
-    """``confirmed over 3 seeds (...)``, with what the others came to."""
-    if not pairs:
+    """``confirmed over 3 seeds (58 % to 80 % of the loss taken off)``."""
+    if len(pairs) == 1:
         return "with 1 seed (the budget ended there)"
-    shown = ", ".join(
-        f"{_spoken(again)} -> {twin.score:.4g} after {twin.steps}" for again, twin in pairs
-    )
-    spread = [twin.score for _, twin in pairs if math.isfinite(twin.score)]
-    deviation = f", spread {statistics.stdev(spread):.2g}" if len(spread) > 1 else ""
-    return f"confirmed over {len(pairs) + 1} seeds ({shown}{deviation})"
+    shares = [
+        gain(original.score, arm.score) / abs(original.score)
+        for original, arm in pairs
+        if original.steps == arm.steps and math.isfinite(original.score) and original.score
+    ]
+    spread = f" ({min(shares):.0%} to {max(shares):.0%} of the loss taken off)" if shares else ""
+    return f"confirmed over {len(pairs)} seeds{spread}"
