@@ -7,6 +7,7 @@ torch until a model is looked at.
 from __future__ import annotations
 
 import importlib
+import random
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,7 +71,12 @@ def __getattr__(name: str) -> Any:
 
         return version("gradmend")
     if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+        # What is imported here may draw while it is (rich's styles do), out of the user's sequence.
+        state = random.getstate()
+        try:
+            return getattr(importlib.import_module(_HOME[name]), name)
+        finally:
+            random.setstate(state)
     raise AttributeError(f"module 'gradmend' has no attribute '{name}'")
 
 

@@ -199,3 +199,18 @@ def test_the_edited_model_can_be_saved_copied_and_followed_by_other_edits() -> N
     # AND names still are those of the original
     apply_edits(bench, [edit("scale_output", "4.weight", factor=2.0)])
     loss_of(bench.model).backward()
+
+
+@pytest.mark.parametrize(
+    ("called", "inverse"),
+    [(torch.tanh, "InverseTanh"), (F.softplus, "InverseSoftplus"), (torch.sigmoid, "Logit")],
+)
+def test_an_inverse_takes_an_activation_back_with_its_gradient(called: Any, inverse: str) -> None:
+    z = torch.linspace(-5.0, 5.0, 41, requires_grad=True)
+    back = FOLLOWERS[inverse]()(called(z))
+    back.sum().backward()
+    assert torch.allclose(back, z, atol=1e-3)
+    assert torch.allclose(z.grad, torch.ones_like(z), atol=1e-2)
+    far = torch.tensor([-60.0, 60.0], requires_grad=True)
+    FOLLOWERS[inverse]()(called(far)).sum().backward()
+    assert bool(far.grad.isfinite().all())

@@ -49,10 +49,10 @@ def gaps(where: str) -> Callable[[int], Subject]:
         if where != "targets":
             x[::7, 3] = torch.nan
         if where == "inputs":
-            model = perceptron(seed, 5, nn.Tanh)
+            model = perceptron(seed, 5)
             return Subject(model, cut(x, classes), F.cross_entropy, Adam(model.parameters(), 1e-3))
         y[::9] = torch.nan
-        model = perceptron(seed, 1, nn.Tanh)
+        model = perceptron(seed, 1)
         return Subject(model, cut(x, y), F.mse_loss, Adam(model.parameters(), 1e-3))
 
     return build
@@ -122,7 +122,7 @@ def loud(seed: int) -> Subject:
 def alike(seed: int) -> Subject:
     """Inputs that a loader has lost."""
     x, _, classes, _ = drawn(seed)
-    model = perceptron(seed, 5, nn.Tanh)
+    model = perceptron(seed, 5)
     optimizer = Adam(model.parameters(), 1e-3)
     return Subject(model, cut(torch.zeros_like(x), classes), F.cross_entropy, optimizer)
 

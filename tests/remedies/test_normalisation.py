@@ -171,11 +171,15 @@ def test_only_the_guilty_layer_is_normed() -> None:
         for layer in model:
             if isinstance(layer, nn.Linear):
                 nn.init.orthogonal_(layer.weight)
-        model[6].weight.mul_(1e-6)  # type: ignore[operator, union-attr]
+        model[6].weight.mul_(3e-3)  # type: ignore[operator, union-attr]
     found = treated(model, data())
     (prescription,) = inserted(found).values()
     assert "6" in prescription.edits[0].targets
     assert len(prescription.edits[0].targets) <= 2
+    # AND none where the norm's own eps would be more than what the layer puts out
+    with torch.no_grad():
+        model[6].weight.mul_(1e-3)  # type: ignore[operator, union-attr]
+    assert "eps" in refusal(treated(model, data()), "insert-batch-norm")
 
 
 def test_models_in_evaluation_mode_and_shared_layers_get_no_batch_norm() -> None:

@@ -243,13 +243,13 @@ def losses(made: Subject, steps: int = 120) -> float:
     return sum(seen[-10:]) / 10
 
 
-HELPS: list[tuple[str, str, str, int]] = [
+HELPS = [
     ("orthogonal-recurrence", "tanh over 60 steps", LOST, 0),
     ("replace-cell", "tanh over 60 steps", LOST, 0),
-    ("replace-cell", "tanh over 60 steps", LOST, 1),
+    pytest.param("replace-cell", "tanh over 60 steps", LOST, 1, marks=pytest.mark.slow),
     ("open-gates", "LSTM that forgets", SHUT, 0),
-    ("open-gates", "LSTM that forgets", SHUT, 1),
-    ("open-gates", "GRU over 80 steps", LOST, 1),
+    pytest.param("open-gates", "LSTM that forgets", SHUT, 1, marks=pytest.mark.slow),
+    pytest.param("open-gates", "GRU over 80 steps", LOST, 1, marks=pytest.mark.slow),
     ("identity-recurrence", "ReLU over 60 steps", LOST, 0),
 ]
 

@@ -447,13 +447,14 @@ def trained(subject: Subject, model: nn.Module, steps: int) -> float:
     return sum(losses[-12:]) / 12
 
 
+SLOW = pytest.mark.slow
 HELPS = [
     ("deep tanh", "add-scaled-residual", 0.8),
-    ("blocks of one's own", "add-scaled-residual", 0.8),
-    ("deep convolutional", "add-scaled-residual", 1.1),
+    pytest.param("blocks of one's own", "add-scaled-residual", 0.8, marks=SLOW),
+    pytest.param("deep convolutional", "add-scaled-residual", 1.1, marks=SLOW),
     ("growing stream", "scale-branches", 1.0),
     ("growing stream", "add-skip-init", 1.3),
-    ("deep post-norm", "deep-norm", 1.0),
+    pytest.param("deep post-norm", "deep-norm", 1.0, marks=SLOW),
     ("attention without a scale", "scale-attention", 0.6),
     ("packed attention without a scale", "rescale-queries-keys", 0.62),
     ("one-hot attention", "rescale-queries-keys", 0.9),

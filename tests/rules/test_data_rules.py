@@ -136,3 +136,48 @@ def test_nothing_known_is_nothing_said(name: str) -> None:
     empty = [Event(step=0, kind=kind) for kind in ("input", "loss-call", "non-finite")]
     assert over(name, History()) == []
     assert over(name, history(run([1.0]), events=empty)) == []
+
+
+class Reader(nn.Module):
+    """A recurrent layer that reads the input as it comes, or scaled inside."""
+
+    def __init__(self, divisor: float = 1.0) -> None:
+        super().__init__()
+        self.divisor = divisor
+        self.rnn = nn.GRU(3, 8, batch_first=True)
+        self.head = nn.Linear(8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.rnn(x / self.divisor)[0][:, -1])
+        return out
+
+
+@pytest.mark.parametrize(
+    ("scale", "divisor", "fires"), [(300.0, 1.0, True), (1.0, 1.0, False), (300.0, 300.0, False)]
+)
+def test_a_recurrent_layer_is_the_first_to_take_the_scale_of_its_input(
+    scale: float, divisor: float, *, fires: bool
+) -> None:
+    torch.manual_seed(0)
+    x, y = scale * torch.randn(16, 6, 3), torch.randn(16, 1)
+    report = gradmend.check(Reader(divisor), (x, y), F.mse_loss)
+    assert any(f.name == "unscaled-input" for f in report.findings) is fires
+
+
+@pytest.mark.parametrize(("rate", "fires"), [(1e-2, True), (10.0, False)])
+def test_two_sigmoids_are_named_where_the_rehearsed_loss_stays_that_of_a_guess(
+    rate: float, *, fires: bool
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Sigmoid(), nn.Linear(8, 8), nn.Sigmoid())
+    model.append(nn.Linear(8, 1))
+    x = torch.randn(64, 4)
+    y = (x[:, :1] > 0).float()
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    loss_fn = F.binary_cross_entropy_with_logits
+    # Without the run's own optimizer nobody can say that it is stuck.
+    assert "attenuating-activation" not in {
+        f.name for f in gradmend.check(model, (x, y), loss_fn, steps=50).findings
+    }
+    report = gradmend.check(model, (x, y), loss_fn, optimizer=optimizer, steps=50)
+    assert any(f.name == "attenuating-activation" for f in report.findings) is fires

@@ -331,6 +331,19 @@ def test_sharp_attention_that_was_learned_is_right() -> None:
     assert judged("saturated-attention", history(run(FLAT), sharp))
 
 
+@pytest.mark.parametrize(
+    ("deviation", "entropy", "fires"), [(45.0, 0.15, True), (8.0, 0.15, False), (45.0, 0.6, False)]
+)
+def test_logits_that_begin_tens_apart_are_too_large_even_where_the_loss_falls(
+    deviation: float, entropy: float, *, fires: bool
+) -> None:
+    loud = table(
+        "attention", [Column(name="a", module="a")], 60, entropy=entropy, largest_share=0.78,
+        largest_logit=4.0 * deviation, logit_std=deviation,
+    )  # fmt: skip
+    assert bool(judged("saturated-attention", history(run(FALLING), loud))) is fires
+
+
 def test_a_loss_of_both_signs_neither_diverges_nor_stands_still() -> None:
     noise = np.random.default_rng(0).normal(size=200)
     assert not judged("diverging-loss", history(run(noise * np.linspace(1, 50, 200))))

@@ -89,15 +89,25 @@ def test_a_schedule_is_over_too_early_where_most_of_the_run_lies_behind_it(
 
 
 def test_weights_that_shrank_before_the_tenth_row_are_measured_from_the_first() -> None:
-    def decayed(slope: float) -> History:
-        size = np.full(ROWS, np.nan)
-        size[::11] = -1.1 - slope * np.arange(0, ROWS, 11)
-        return history(
-            run(FLAT), table("update", layers(2), ROWS, log10_weight=over_time(size), decay_share=1)
-        )
+    assert judged("weight-collapse", shrinking(0.02, decay=0.0))
+    assert not judged("weight-collapse", shrinking(0.005, decay=0.0))
 
-    assert judged("weight-collapse", decayed(0.02))
-    assert not judged("weight-collapse", decayed(0.005))
+
+def shrinking(slope: float, *, decay: float) -> History:
+    """Weights that shrink by ``slope`` decades a step, of which ``decay`` is weight decay."""
+    size = np.full(ROWS, np.nan)
+    size[::11] = -1.1 - slope * np.arange(0, ROWS, 11)
+    of = table("update", layers(2), ROWS, log10_weight=over_time(size), decay_share=decay)
+    return history(run(FLAT), of)
+
+
+@pytest.mark.parametrize(
+    ("slope", "decay", "fires"), [(0.005, 0.9, True), (0.005, 0.3, False), (0.002, 0.9, False)]
+)
+def test_decay_that_outweighs_the_gradient_is_told_before_a_tenth_is_left(
+    slope: float, decay: float, *, fires: bool
+) -> None:
+    assert bool(judged("weight-collapse", shrinking(slope, decay=decay))) is fires
 
 
 # -- parameters

@@ -98,6 +98,24 @@ class Logit(nn.Module):
         return torch.logit(p, eps=torch.finfo(p.dtype).eps)
 
 
+class InverseTanh(nn.Module):
+    """atanh(y), for a tanh that cannot be taken out."""
+
+    def forward(self, y: Tensor) -> Tensor:
+        """What the tanh was applied to; held where 1 - |y| would round to zero."""
+        most = 1.0 - torch.finfo(y.dtype).eps
+        return y.clamp(-most, most).atanh()
+
+
+class InverseSoftplus(nn.Module):
+    """log(exp(y) - 1), for a softplus that cannot be taken out."""
+
+    def forward(self, y: Tensor) -> Tensor:
+        """What the softplus was applied to; held where that is far below zero."""
+        y = y.clamp_min(torch.finfo(y.dtype).eps)
+        return y + torch.log(-torch.expm1(-y))
+
+
 class Squeezed(nn.Module):
     """Takes a last dimension of size one away: outputs [N, 1] for targets [N]."""
 
@@ -116,6 +134,8 @@ class Unsqueezed(nn.Module):
 
 FOLLOWERS: dict[str, type[nn.Module]] = {
     "FiniteGradient": FiniteGradient,
+    "InverseSoftplus": InverseSoftplus,
+    "InverseTanh": InverseTanh,
     "LogSoftmax": nn.LogSoftmax,
     "Logarithm": Logarithm,
     "Logit": Logit,

@@ -45,6 +45,8 @@ def insert_batch_norm(
         sequences (layer norm is for these); a model in evaluation mode; layers that are shared or
         not torch's own. And where it would be the next cause: with ReLU each norm multiplies the
         gradient by sqrt(pi / (pi - 1)) = 1.21, so no more than twenty in a row without a skip.
+        Where the finding follows from another cause, or a layer's weights are so small (gain below
+        1e-3) that the norm's eps outweighs what it puts out: redraw-layer.
 
     What it costs:
         Two parameters and two running statistics for each unit, and about as much time again in

@@ -42,7 +42,8 @@ def insert_group_norm(
     When it refuses:
         Batches of 16 samples and more, where batch norm is tried; networks without convolutions;
         activations whose mean drowns the signal (a sigmoid's), which it does not remove, or which
-        would make the gradient grow or vanish over the depth.
+        would make the gradient grow or vanish over the depth. Findings that follow from another
+        cause; weights so small that the norm's eps outweighs what they put out.
 
     What it costs:
         Two parameters for each channel, which join the optimizer and want no weight decay.

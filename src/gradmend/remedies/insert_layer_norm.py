@@ -43,7 +43,8 @@ def insert_layer_norm(
         Where batch norm fits; behind convolutions (group norm). For sigmoids in a row: it scales,
         but what all units share stays, so it loses 0.41 decades of gradient at every layer (a
         hundred sigmoid layers with layer norms stay at chance). For more than 20 layers of ReLU in
-        a row, behind which samples have grown alike.
+        a row, behind which samples have grown alike. For findings that follow from another cause;
+        for weights so small that the norm's eps outweighs what they put out.
 
     What it costs:
         Two parameters for each unit, which join the optimizer and want no weight decay.

@@ -41,7 +41,9 @@ def insert_rms_norm(
 
     When it refuses:
         Layers with biases (layer norm); where batch norm fits; behind convolutions; where the
-        gradient would vanish or grow over the depth all the same, as with sigmoids.
+        gradient would vanish or grow over the depth all the same, as with sigmoids; for findings
+        that follow from another cause; for weights so small that its eps outweighs what they put
+        out.
 
     What it costs:
         One parameter for each unit, which joins the optimizer and wants no weight decay.

@@ -9,6 +9,7 @@ from gradmend.records.finding import Finding
 from gradmend.records.prescription import Change, Edit, Prescription, Refusal
 from gradmend.records.trace import Trace
 from gradmend.registry import remedy
+from gradmend.theory.drawing import RECTIFIERS
 from gradmend.theory.recurrent_layers import (
     PLAIN,
     RecurrentLayer,
@@ -57,10 +58,11 @@ def orthogonal_recurrence(
         Saxe, McClelland, Ganguli 2014; Le, Jaitly, Hinton 2015; Henaff, Szlam, LeCun 2016
         (orthogonal recurrence for long-term memory).
     """
-    layers, loops = blamed(findings, trace), blamed_loops(findings, trace)
+    layers, every = blamed(findings, trace), blamed_loops(findings, trace)
+    loops = [row for row in every if not _is_rectified(trace, row[0].path)]
     fitting = [layer for layer in layers if _fits(layer)]
     if not fitting and not loops:
-        yield Refusal(remedy=_NAME, finding=findings[0].name, reason=_why_not(layers))
+        yield Refusal(remedy=_NAME, finding=findings[0].name, reason=_why_not(layers, bool(every)))
         return
     paths = (*(layer.path for layer in fitting), *(facts.path for facts, _ in loops))
     softly = [1.0 / math.sqrt(layer.steps) for layer in fitting]
@@ -88,7 +90,22 @@ def _fits(layer: RecurrentLayer) -> bool:
     return layer.facts.kind in PLAIN and not layer.rectified and layer.trainable
 
 
-def _why_not(layers: tuple[RecurrentLayer, ...]) -> str:
+def _is_rectified(trace: Trace, path: str) -> bool:
+    """Whether what a loop's layer puts out is rectified, alone or with what is added to it."""
+    for op in trace.weights:
+        if op.module != path:
+            continue
+        readers = [trace.operations[at] for at in trace.readers.get(op.id, ())]
+        beyond = [trace.operations[at] for o in readers for at in trace.readers.get(o.id, ())]
+        for other in (*readers, *beyond):
+            if other.activation is not None and other.activation.function in RECTIFIERS:
+                return True
+    return False
+
+
+def _why_not(layers: tuple[RecurrentLayer, ...], loops: bool) -> str:
+    if not layers and loops:
+        return "the loop is of ReLU, which stops half of the gradient at each step"
     if not layers:
         return "no recurrent layer of torch's own, and no square layer of a loop, is to blame"
     worst = layers[0]

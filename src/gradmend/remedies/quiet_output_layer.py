@@ -10,6 +10,7 @@ from gradmend.records.prescription import Change, Edit, Prediction, Prescription
 from gradmend.records.trace import Trace
 from gradmend.registry import remedy
 from gradmend.theory import targets
+from gradmend.theory.drawing import causes
 from gradmend.theory.outlets import classes_of, trained
 from gradmend.theory.wiring import REARRANGES
 
@@ -49,7 +50,8 @@ def quiet_output_layer(
 
     When it refuses:
         The first loss is near that of guessing; the model has been trained; no single layer puts
-        the logits out.
+        the logits out; the finding follows from another cause, which makes the signal large before
+        it comes to the last layer.
 
     What it costs:
         Nothing.
@@ -68,6 +70,8 @@ def quiet_output_layer(
     why = None
     if guess is None or loss is None or not loss >= SURE * guess or not spread > LOUDNESS:
         why = "the first loss is not far above that of guessing"
+    elif not causes(findings):
+        why = f"{findings[0].name} follows from {findings[0].explained_by}: treat that"
     elif trained(trace):
         why = "the model has been trained"
     elif facts is None or not facts.module_is_plain or not facts.trainable or between:

@@ -10,6 +10,7 @@ from gradmend.records.prescription import Advice, Change, Edit, Prediction, Pres
 from gradmend.records.trace import Trace
 from gradmend.registry import remedy
 from gradmend.theory.activation_choice import SHALLOW, Choice, worth_trying
+from gradmend.theory.drawing import causes
 from gradmend.theory.places import Place, guilty, own_layer, places, times_used
 
 _RECTIFIERS = ("relu", "leaky_relu", "prelu", "relu6")
@@ -45,11 +46,12 @@ def replace_activation(
 
     What it predicts:
         The whole model's gradient changes by less than two decades, by less than four where other
-        activations stay as they are.
+        activations stay as they are; nothing where weights that stay are too small besides.
 
     When it refuses:
         The activations are functional: then it shows the change of the source. They are the best
-        there is already; or weights drawn too small are to blame, and the activation is not.
+        there is already; or weights drawn too small are to blame, and the activation is not; or
+        the finding follows from another cause.
 
     What it costs:
         The function class changes; trained weights are lost. PReLU has one new parameter a
@@ -60,12 +62,16 @@ def replace_activation(
         Klambauer et al. 2017; Hendrycks and Gimpel 2016; Pennington, Schoenholz, Ganguli 2017
         (ReLU cannot be isometric).
     """
-    every = list(places(trace))
-    found = guilty((f for f in findings if f.name != "init-gain-too-small"), every)
-    names = {finding.name for finding in findings}
+    every, own = list(places(trace)), causes(findings)
+    if findings and not own:
+        reason = f"{findings[0].name} follows from {findings[0].explained_by}: treat that"
+        yield Refusal(remedy="replace-activation", finding=findings[0].name, reason=reason)
+        return
+    found = guilty((f for f in own if f.name != "init-gain-too-small"), every)
+    names = {finding.name for finding in own}
     if not found and trace.chain_depth > SHALLOW:
         # The weights are to blame, and other weights heal them; but not so many rectifiers.
-        weak = guilty((f for f in findings if f.name == "init-gain-too-small"), every)
+        weak = guilty((f for f in own if f.name == "init-gain-too-small"), every)
         weak = [p for p in weak if p.facts.function in _RECTIFIERS]
         found = weak if len(weak) >= SHALLOW else []
     stuck = [place for place in found if not place.facts.replaceable]
@@ -89,6 +95,8 @@ def replace_activation(
             if own_layer(trace, place, uses) and place.weights.trainable and not place.normed
         }.values()
     )
+    small = guilty((f for f in own if f.name == "init-gain-too-small"), every)
+    stay_small = any(place not in found for place in small)
     for option in options:
         places_ = [p for p in found if p.facts.function != option.function]
         edits = [
@@ -108,7 +116,9 @@ def replace_activation(
         yield Prescription(
             edits=tuple(edits),
             # What the others lose, which nobody accused, they go on losing.
-            predictions=(Prediction.gradient_kept(2 if len(found) == len(every) else 4),),
+            predictions=()
+            if stay_small
+            else (Prediction.gradient_kept(2 if len(found) == len(every) else 4),),
             changes=(Change.INITIALISATION, Change.ACTIVATION) if layers else (Change.ACTIVATION,),
             reason=f"{len(edits[0].targets)} activations become {option.module}",
         )

@@ -30,7 +30,7 @@ def shape_kernel(findings: tuple[Finding, ...], trace: Trace) -> Iterator[Prescr
 
     What it predicts:
         The whole model's gradient changes by less than two decades, and the signal across
-        samples by less than two.
+        samples by less than two; by less than three with convolutions, which lose at the rim.
 
     When it refuses:
         Rectifiers (its authors discourage it: see TAT); fewer than ten layers in a row; skips or

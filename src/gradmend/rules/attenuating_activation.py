@@ -10,6 +10,7 @@ from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.request import Request
 from gradmend.records.trace import Operation, Trace
 from gradmend.registry import Case, limit, rule
+from gradmend.theory.guessing import stuck_at_a_guess
 from gradmend.theory.recovery import few_steps, recovers
 
 
@@ -32,6 +33,12 @@ class Limits:
         5.5,
         unit="decades",
         source="six sigmoid layers (5.1 decades) train and seven (6.0) do not: microsoft/CNTK#476",
+    )
+    stuck_decades: float = limit(
+        1.2,
+        unit="decades",
+        source="two sigmoids at their steepest, where fifty steps of the run's own optimizer have "
+        "not moved the loss from that of a guess: our choice",
     )
     beyond_steepest: float = limit(
         0.4,
@@ -74,7 +81,8 @@ def attenuating_activation(trace: Trace, limits: Limits) -> Iterator[Finding | R
         In the gradient ledger: decades booked to the activation's derivative, weighted by the
         share of the gradient that passes there, against the decades the whole model loses. A
         layer counts up to a little more than its steepest slope costs: beyond that it is where
-        it works, and not what it is. One backward pass.
+        it works, and not what it is. One backward pass. Where the run's own optimizer was
+        rehearsed and the loss stayed that of a guess, two sigmoids are enough to be named.
 
     Silent when:
         The model as a whole keeps its gradient (normalisation, skips or larger weights pay it
@@ -86,7 +94,8 @@ def attenuating_activation(trace: Trace, limits: Limits) -> Iterator[Finding | R
         microsoft/CNTK#476: six sigmoid layers train, seven do not.
     """
     total = trace.ledger.total_decades if trace.ledger else None
-    if total is None or not total <= -limits.warning_decades:  # NaN convicts nobody
+    least = limits.stuck_decades if stuck_at_a_guess(trace) else limits.warning_decades
+    if total is None or not total <= -least:  # NaN convicts nobody
         return
     guilty: dict[str, list[Operation]] = {}
     for op in trace.activations:
@@ -97,9 +106,11 @@ def attenuating_activation(trace: Trace, limits: Limits) -> Iterator[Finding | R
             guilty.setdefault(facts.function, []).append(op)
     for function, ops in guilty.items():
         lost = sum(_by_nature(op, limits) for op in ops)
-        if not lost >= limits.warning_decades:
+        if not lost >= least:
             continue
-        if -total < limits.error_decades:  # such a loss a few steps may mend
+        if (
+            -total < limits.error_decades and least == limits.warning_decades
+        ):  # such a loss a few steps may mend
             mended = recovers(
                 trace, lambda after: -(after.total_decades or 0.0), limits.warning_decades
             )
@@ -124,7 +135,7 @@ def attenuating_activation(trace: Trace, limits: Limits) -> Iterator[Finding | R
                 Evidence(
                     quantity="decades lost to the activation's derivative",
                     observed=lost,
-                    limit=limits.warning_decades,
+                    limit=least,
                     unit="decades",
                 ),
                 Evidence(

@@ -85,7 +85,13 @@ def constant_input(history: History, limits: Limits) -> Iterator[Finding]:
             ),
         ),
         weight=100.0,
-        explains=("loss-plateau", "vanishing-gradient", "stalled-layers", "collapsed-signal"),
+        explains=(
+            "loss-plateau",
+            "vanishing-gradient",
+            "stalled-layers",
+            "collapsed-signal",
+            "dead-relu",  # a unit that one sample leaves off is off for all
+        ),
         exculpation="samples that differ",
     )
 

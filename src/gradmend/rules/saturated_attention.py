@@ -31,6 +31,19 @@ class Limits:
         source="e^-20 = 2e-9: what the other keys are left with; a softmax over few keys may be "
         "sharp with less",
     )
+    deviation: float = limit(
+        20.0,
+        unit="1",
+        source="of a row's logits at the run's beginning, from which they are too large whatever "
+        "they say: drawn at theory's scale they have 0.3 to 0.5 (our encoders), and 45 to 70 with "
+        "queries and keys 12 times as large, which lose half of what is to be learned",
+    )
+    loud_entropy: float = limit(
+        0.3,
+        unit="share",
+        source="of the log of the keys, below which such rows are; 0.06 to 0.17 in those encoders, "
+        "0.95 and more in sound ones",
+    )
 
 
 @rule(
@@ -44,7 +57,8 @@ def saturated_attention(history: History, limits: Limits) -> Iterator[Finding]:
 
     What it finds:
         Attention calls whose rows give nearly all their weight to one key, with logits far apart,
-        at the run's beginning or in a run whose loss has not fallen.
+        at the run's beginning or in a run whose loss has not fallen; at the beginning also calls
+        whose logits are tens apart and whose rows are sharp.
 
     Why it matters:
         The softmax's derivative is p (1 - p): at one-hot rows no gradient reaches queries and keys,
@@ -73,7 +87,9 @@ def saturated_attention(history: History, limits: Limits) -> Iterator[Finding]:
     begin = windows.early(table, "entropy")
     if windows.learned(history) is not False:
         sharp &= begin <= limits.entropy
-    guilty = np.flatnonzero(sharp)
+    loud = windows.early(table, "logit_std") >= limits.deviation  # NaN is not
+    loud &= (begin <= limits.loud_entropy) & (entropy <= limits.loud_entropy)
+    guilty = np.flatnonzero(sharp | loud)
     if not len(guilty):
         return
     worst = int(guilty[np.argmin(entropy[guilty])])
@@ -94,7 +110,7 @@ def saturated_attention(history: History, limits: Limits) -> Iterator[Finding]:
             Evidence(
                 quantity="entropy of attention",
                 observed=float(entropy[worst]),
-                limit=limits.entropy,
+                limit=limits.entropy if sharp[worst] else limits.loud_entropy,
                 unit="share",
                 module=table.columns[worst].module,
                 step=history.step,

@@ -22,6 +22,8 @@ EXPLAINS = (
     "exploding-gradient",
     "dead-relu",
     "attenuating-activation",
+    "forget-gate-closed",
+    "gradient-lost-through-time",
     "saturated-attention",
     "learning-rate-too-high",
     "learning-rate-too-low",
@@ -256,8 +258,13 @@ def _said(item: Input, largest: float) -> str:
 
 
 def _first(trace: Trace) -> Operation | None:
-    """The first linear map; the input reaches it as it came, or by operations before it."""
-    return trace.weights[0] if trace.weights else None
+    """The first linear map; the input reaches it as it came, or by operations before it.
+
+    A recurrent layer's maps count as that layer's, not as linear maps of the model.
+    """
+    first = trace.weights[0] if trace.weights else None
+    cell = next((op for op in trace.operations if op.cause == "recurrence"), None)
+    return cell if cell is not None and (first is None or cell.id < first.id) else first
 
 
 def _reader(trace: Trace, item: Input) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from gradmend.records.history import History
 from gradmend.records.loss_call import REGRESSIONS, LossCall
 from gradmend.records.trace import Trace
 from gradmend.theory.targets import firsts, heard, regressions_of
-from gradmend.theory.windows import ENOUGH, FEWEST, loss_course
+from gradmend.theory.windows import ENOUGH, FEWEST, loss_course, spread
 from gradmend.theory.wiring import loss_tails
 
 _CLASSIFIES = {"cross_entropy", "nll_loss", "log_softmax"}
@@ -77,6 +77,31 @@ def stays_at_a_guess(history: History) -> bool:
     guesses = [_if_wide(call, 0.0) for _, call in next(iter(calls.values()))]
     known = [guess for guess in guesses if guess is not None]
     return bool(known) and courses[0].last >= LEFT * min(known)
+
+
+UNLEARNED = 0.75
+"""Of the loss of a guess, above which one that has not moved has learned nothing: what a guess
+costs is known from one batch only (our choice)."""
+STILL = 0.05
+"""Fall of the loss over its first losses, below which a rehearsal has not moved it (our choice)."""
+
+
+def stuck_at_a_guess(trace: Trace) -> bool:
+    """Whether the run's own optimizer was rehearsed, and its loss stayed where a guess has it.
+
+    Not one that fell to that of a guess: a regression begins by finding the targets' mean.
+    """
+    rehearsed, guess = trace.rehearsed, loss_of_guessing(trace)
+    if rehearsed is None or not rehearsed.own_optimizer or guess is None:
+        return False
+    losses = rehearsed.losses
+    if len(losses) < ENOUGH or (trace.optimizer is not None and trace.optimizer.scheduled):
+        return False
+    early, late = np.array(losses[:FEWEST]), np.array(losses[-len(losses) // 2 :])
+    begin, end = float(np.median(early)), float(np.median(late))
+    # A median's standard error is 1.25 times a mean's.
+    noise = 1.25 * math.hypot(*(spread(part) / math.sqrt(len(part)) for part in (early, late)))
+    return end >= UNLEARNED * guess and begin - end <= max(STILL * begin, 2.0 * noise)  # NaN is not
 
 
 TRAINED = 0.5

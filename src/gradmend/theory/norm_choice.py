@@ -10,6 +10,7 @@ from gradmend.records.prescription import Change, Edit, Prediction, Prescription
 from gradmend.records.trace import Trace
 from gradmend.theory.activation_choice import SHALLOW
 from gradmend.theory.activations import activation
+from gradmend.theory.drawing import causes
 from gradmend.theory.norm_gain import decades_per_norm
 from gradmend.theory.places import Place, own_layer, places, times_used, to_change
 
@@ -21,6 +22,10 @@ DRIFT = 1.7
 """Decades that all norms together may change the gradient by. Plain ReLU nets with batch norm on
 digits, 200 steps of Adam: 86 % at 1.7 decades (20 layers), 33 % at 2.5, 14 % at 3.3 (the runs
 behind the limit of batch-norm-explosion); 24 layers end 20 points below every other remedy."""
+
+FAINT = 1e-3
+"""Gain of a layer below which a norm does not heal it: what it puts out has a variance of less
+than a tenth of the eps of 1e-5 that every norm adds before it divides."""
 
 GROUPS = 32
 """Groups at most (Wu and He 2018); fewer where a group would have fewer than four channels."""
@@ -51,9 +56,17 @@ def insertion(kind: str, findings: tuple[Finding, ...], trace: Trace) -> Prescri
     """
     found = list(places(trace))
     uses = times_used(trace)
-    fit = [p for p in to_change(findings, found) if not p.normed and own_layer(trace, p, uses)]
+    guilty = causes(findings)
+    wanted = to_change(guilty, found)
+    fit = [p for p in wanted if not p.normed and own_layer(trace, p, uses)]
     fit = list({p.layer.module: p for p in fit if _positions(trace, p) is not None}.values())
     reason = why_not(kind, trace, fit, found)
+    if findings and not guilty:
+        reason = f"{findings[0].name} follows from {findings[0].explained_by}: treat that"
+    elif not reason and 2 * len(fit) < sum(not place.normed for place in wanted):
+        reason = "most of the layers are called several times, or are no plain modules"
+    elif not reason and any(place.weights.sigma_w < FAINT for place in fit):
+        reason = "a layer's weights are so small that the norm's eps outweighs what it puts out"
     if reason:
         return Refusal(
             remedy=_REMEDY[kind], finding=findings[0].name if findings else "", reason=reason

@@ -44,6 +44,11 @@ def module_of(trace: Trace, op: Operation) -> str | None:
     return op.module if alone and spelt else None
 
 
+def behind(trace: Trace, op: Operation) -> str | None:
+    """Path of the module whose output an operation makes; ``None`` where nothing can be put."""
+    return _placed(trace, op).behind
+
+
 def _placed(trace: Trace, op: Operation) -> Outlet:
     own = module_of(trace, op)
     if own is not None or not op.inside:

@@ -11,6 +11,7 @@ from gradmend.records.finding import Finding
 from gradmend.records.layout import ModuleFacts
 from gradmend.records.prescription import Prediction
 from gradmend.records.trace import Operation, Trace
+from gradmend.theory.drawing import causes as unexplained
 
 MOST_LAYERS = 4
 """Linear maps of a module that is wrapped as a whole (our choice): a branch with more loses inside
@@ -194,6 +195,9 @@ def why_not(trace: Trace, found: Wrappable, findings: Iterable[Finding]) -> str 
     """Why a network gets no skips; ``None`` where it may."""
     if found.chain < SHALLOW:
         return f"{found.chain} layers in a row need no skip"
+    findings = tuple(findings)
+    if findings and not unexplained(findings):
+        return f"{findings[0].name} follows from {findings[0].explained_by}: treat that"
     causes = [f for f in findings if not f.symptom and f.explained_by is None]
     blamed = {module for finding in causes for module in finding.modules}
     # A layer that is called many times counts as often; an activation's module is no linear map.
