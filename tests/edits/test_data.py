@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gradmend.edits import Bench, apply_edits, export_plain
-from gradmend.edits.data import without_bad_samples
+from gradmend.edits.finite import without_bad_samples
 from gradmend.errors import CannotApply
 from gradmend.layers import Clamped, Imputed, Standardised
 from gradmend.records.prescription import Edit

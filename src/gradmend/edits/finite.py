@@ -9,65 +9,55 @@ import torch
 from torch import Tensor
 
 
-def finite_samples(batch: Any) -> Any | None:
-    """A batch without the samples that hold NaN or infinity.
+def without_bad_samples(batch: Any) -> Any:
+    """A batch, of any nesting, without the samples that hold NaN or infinity.
 
-    Samples lie along the first dimension of the tensors that share the first one's length.
-    Additive attention masks of 0 and -inf are no fault.
-
-    Args:
-        batch: Nested tuples, lists and mappings of tensors.
-
-    Returns:
-        The very same object where nothing is wrong; ``None`` where no sample is left.
+    Samples are counted along the first dimension of the largest number of tensors. An additive
+    mask of zeros and minus infinity is no fault. ``None`` where no sample is left.
     """
     tensors = list(_tensors(batch))
-    size = next((t.shape[0] for t in tensors if t.dim()), 0)
-    good: Tensor | None = None
-    for tensor in tensors:
-        if not tensor.is_floating_point() or _is_mask(tensor):
-            continue
-        finite = torch.isfinite(tensor)
-        if bool(finite.all()):
-            continue
-        if tensor.dim() == 0 or tensor.shape[0] != size:
-            return None  # no sample is free of it
-        rows = finite.reshape(size, -1).all(dim=1)
-        good = rows if good is None else good & rows.to(good.device)
-    if good is None:
+    sizes = [t.shape[0] for t in tensors if t.dim()]
+    if not sizes:
         return batch
+    samples = max(sizes, key=lambda size: (sizes.count(size), size))
+    good = torch.ones(samples, dtype=torch.bool)
+    for t in tensors:
+        if t.dim() and t.shape[0] == samples and t.is_floating_point() and not _is_mask(t):
+            good &= torch.isfinite(t.detach()).reshape(samples, -1).all(dim=1).cpu()
     if not bool(good.any()):
         return None
-    keep = good
+    if bool(good.all()):
+        return batch
 
-    def cut(tensor: Tensor) -> Tensor:
-        return tensor[keep.to(tensor.device)] if tensor.dim() and len(tensor) == size else tensor
+    def kept(t: Tensor) -> Tensor:
+        return t[good.to(t.device)] if t.dim() and t.shape[0] == samples else t
 
-    return _mapped(batch, cut)
-
-
-def _is_mask(tensor: Tensor) -> bool:
-    return bool(((tensor == 0) | (tensor == -torch.inf)).all())
+    return _mapped(batch, kept)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
+def _is_mask(t: Tensor) -> bool:
+    """Zeros and infinities alone: an additive attention mask."""
+    return bool(((t == 0) | torch.isinf(t)).all()) and not bool((t == torch.inf).any())
 
 
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {key: _mapped(item, change) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_mapped(item, change) for item in value))
-    if isinstance(value, list | tuple):
-        return type(value)(_mapped(item, change) for item in value)
-    return value
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _tensors(value)
+    elif isinstance(batch, list | tuple):
+        for value in batch:
+            yield from _tensors(value)
+
+
+def _mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, dict):
+        return type(batch)({key: _mapped(value, change) for key, value in batch.items()})
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(_mapped(value, change) for value in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(_mapped(value, change) for value in batch)
+    return batch

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradmend.edits.finite import finite_samples
+from gradmend.edits.finite import without_bad_samples
 from gradmend.engine.state import randomness, set_randomness
 from gradmend.errors import BadInput
 from gradmend.probe.batch import Batch, batch_size, map_tensors
@@ -80,7 +80,7 @@ def _judgeable(data: TrialData) -> TrialData:
     """
     unseen, dropped = [], 0
     for batch in data.unseen:
-        kept = finite_samples(batch)
+        kept = without_bad_samples(batch)
         dropped += batch_size(batch) - (batch_size(kept) if kept is not None else 0)
         if kept is not None:
             unseen.append(kept)
