@@ -31,6 +31,8 @@ DIRECT = frozenset({Change.WIRING, Change.DATA_SCALE})
 """Changes that take a cause back where it lies."""
 FEWEST_LAYERS = 4
 """Below this no layer is one among many."""
+APART = frozenset({Change.WIRING, Change.DATA_SCALE, Change.OPTIMIZER})
+"""Changes outside of the network, which go together with any other."""
 AT_EVERY_STEP = frozenset({"clip_gradients", "warm_up", "scale_loss"})
 """Edits that act at every step: they change more than a number that is set once."""
 
@@ -70,25 +72,26 @@ class Candidates:
     def combined(self, best: Prescription) -> tuple[Prescription, ...]:
         """What may go together with the best: companions, and answers to the causes it leaves.
 
-        Two remedies for one cause are rivals and never combined.
+        Two remedies for one cause are rivals, and combined only where they take hold of different
+        things: the data or the wiring, the optimizer, the network.
         """
         left = [
             option.prescription
             for option in self.options
             if set(option.prescription.remedies).isdisjoint(best.remedies)
-            and (
-                option.companion
-                or (
-                    option.turn == 0
-                    and set(option.prescription.treats).isdisjoint(best.treats)
-                    and not set(option.prescription.treats).isdisjoint(self.notable)
-                )
-            )
+            and (option.companion or (option.turn == 0 and self._adds(option.prescription, best)))
         ]
         found = sorted((together(best, other) for other in left), key=lambda p: p.size)
         if len(left) > 1 and len(found) < MOST_COMBINED:
             found.append(together(best, *left[:2]))
         return tuple(found[:MOST_COMBINED])
+
+    def _adds(self, other: Prescription, best: Prescription) -> bool:
+        """Whether another prescription does something that the best does not."""
+        own_cause = set(other.treats).isdisjoint(best.treats)
+        notable = not set(other.treats).isdisjoint(self.notable)
+        apart = set(other.changes) <= APART and set(other.changes).isdisjoint(best.changes)
+        return apart or (own_cause and notable)
 
 
 def prescribe(findings: tuple[Finding, ...], trace: Trace, keep: Iterable[str] = ()) -> Candidates:

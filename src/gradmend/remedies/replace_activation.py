@@ -96,7 +96,8 @@ def replace_activation(
         }.values()
     )
     small = guilty((f for f in own if f.name == "init-gain-too-small"), every)
-    stay_small = any(place not in found for place in small)
+    treated = {id(place) for place in found}
+    stay_small = any(id(place) not in treated for place in small)
     for option in options:
         places_ = [p for p in found if p.facts.function != option.function]
         edits = [

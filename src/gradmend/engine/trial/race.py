@@ -31,7 +31,7 @@ FINALISTS = 3
 """Arms that go on after the first round, at most; two after the second."""
 LEAST_GAIN = 0.02
 """Least share of the original's unseen loss that a repair must take off to count as one."""
-SUFFICES = 0.1
+SUFFICES = 0.2
 """Share of the original's loss that a change to the guilty layers alone must take off by the
 second stop, so that no other is tried (our choice)."""
 EXPLODED = 3.0
