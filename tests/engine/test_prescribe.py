@@ -1,7 +1,9 @@
 """From findings to candidates: which are tried first, and what goes together."""
 
+from dataclasses import replace
 from typing import Any
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +16,7 @@ from gradmend.engine.prescribe import (
     prescribe,
     together,
 )
+from gradmend.records.finding import Finding, Severity
 from gradmend.records.layout import OptimizerFacts
 from gradmend.records.loss_call import LossCall, Values
 from gradmend.records.prescription import Change, Edit, Prescription
@@ -103,7 +106,7 @@ def test_the_best_is_combined_with_companions_and_answers_to_other_causes() -> N
         option("rival"),
         option("rate", Change.OPTIMIZER, companion=True),
         option("scale", Change.DATA_SCALE, cause=1, treats=("input",)),
-        option("symptom", Change.DATA_SCALE, cause=2, treats=("plateau",)),
+        option("symptom", Change.RESIDUAL, cause=2, treats=("plateau",)),
     )
     found = Candidates(options=options, notable=("sick", "input")).combined(best.prescription)
     # THEN rivals for the same cause and answers to mere symptoms are not among them
@@ -140,3 +143,22 @@ def test_answers_to_one_guilty_layer_come_first_and_touch_nothing_else() -> None
             assert len(edit.targets) == 1
     # AND there are others, for the case that it does not suffice
     assert len(found.options) > found.local
+
+
+def test_a_loss_is_mended_only_where_that_is_the_first_cause() -> None:
+    # GIVEN a sign that seems turned because the loss does not fit its targets
+    model = torch.nn.Linear(4, 1)
+    batch = torch.randn(16, 4), torch.randn(16, 1).sign() * 3
+    loss = torch.nn.functional.binary_cross_entropy_with_logits
+    trace = gradmend.check(model, batch, loss, optimizer=torch.optim.SGD(model.parameters(), 0.1),
+                           steps=20).trace  # fmt: skip
+    turned = Finding(
+        code="LOS208", name="negated-loss", severity=Severity.ERROR, modules=(), summary="turned"
+    )
+    unfit = replace(turned, code="LOS210", name="loss-unfit-for-target")
+    follows = replace(turned, explained_by="loss-unfit-for-target")
+    # THEN its remedy is asked where it is the cause, and refused where it follows from another
+    assert any(p.mends_loss for p in prescribe((turned,), trace).prescriptions)
+    found = prescribe((unfit, follows), trace)
+    assert not any(p.mends_loss for p in found.prescriptions)
+    assert any("comes first" in refusal.reason for refusal in found.refusals)

@@ -138,9 +138,14 @@ def prescribe(findings: tuple[Finding, ...], trace: Trace, keep: Iterable[str] =
                     model=trace.run.model,
                 )
                 places = [causes.index(f.name) for f in treated if f.name in causes]
-                options.append(
-                    Option(named, min(places, default=len(causes)), turn, remedy.companion)
-                )
+                cause = min(places, default=len(causes))
+                if named.mends_loss and cause > 0:
+                    # All are judged by the loss it mends: it had better be the one that is wrong.
+                    refusals.append(
+                        _refused(remedy, treated, f"{causes[0] if causes else 'it'} comes first")
+                    )
+                    continue
+                options.append(Option(named, cause, turn, remedy.companion))
                 turn += 1
     ordered = in_order(options, trained=is_trained(trace))
     guilty = _guilty_places(serious, trace)

@@ -14,7 +14,7 @@ HALF = 1e-4
 """In float16, whose smallest normal number is 6e-5: where users ended (pytorch/pytorch#40497)."""
 BELOW = 1e-3
 """Times the typical gradient: eps then takes a thousandth off the step."""
-LEAST = 1e-16
+LEAST = 1e-18
 """Below it eps does nothing in float32: sqrt(v) of its smallest normal v is 1e-19."""
 
 
