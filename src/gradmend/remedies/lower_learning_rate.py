@@ -48,7 +48,7 @@ _DEPTH_SHARE = 0.2
         "update-norm-spike",
         "post-norm-without-warm-up",
         "attention-logit-growth",
-        *_SYMPTOMS,
+        *sorted(_SYMPTOMS),
     ],
     changes=[Change.OPTIMIZER],
 )
