@@ -193,12 +193,7 @@ class Bench:
         optimizer, new = self.optimizer, self.parameter(name)
         if optimizer is None:
             raise no_optimizer(f"'{name}' is to be trained by one")
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise CannotApply(
-                "LBFGS trains the one group of parameters it was built with",
-                "it would never move another",
-                "use another optimizer, or keep=['optimizer']",
-            )
+        refuse_fixed_parameters(optimizer, "another", "optimizer")
         if any(new is held for each in optimizer.param_groups for held in each["params"]):
             return
         options = optimizer.param_groups[group]
@@ -235,12 +230,7 @@ class Bench:
         optimizer = self.optimizer
         if optimizer is None or not new:
             return
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise CannotApply(
-                "LBFGS trains the one group of parameters it was built with",
-                "it would never move the new ones",
-                "use another optimizer, or keep=['architecture']",
-            )
+        refuse_fixed_parameters(optimizer, "the new ones", "architecture")
         groups = optimizer.param_groups
         options = {k: v for k, v in groups[0].items() if k not in ("params", "param_names")}
         params: list[Any] = list(new)
@@ -279,6 +269,20 @@ def _grad_back(parameter: nn.Parameter) -> Callable[[], None]:
         parameter.grad = grad
 
     return back
+
+
+def refuse_fixed_parameters(optimizer: torch.optim.Optimizer, what: str, keep: str) -> None:
+    """Refuse an optimizer that cannot be given other parameters than it was built with.
+
+    Raises:
+        CannotApply: If it is LBFGS.
+    """
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise CannotApply(
+            "LBFGS trains the one group of parameters it was built with",
+            f"it would never move {what}",
+            f"use another optimizer, or keep=['{keep}']",
+        )
 
 
 def no_optimizer(why: str) -> CannotApply:

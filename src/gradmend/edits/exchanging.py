@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from gradmend.edits.bench import Bench
-from gradmend.errors import CannotApply
+from gradmend.edits.bench import Bench, refuse_fixed_parameters
 
 
 def exchange(bench: Bench, pairs: Sequence[tuple[nn.Parameter, nn.Parameter]]) -> None:
@@ -29,12 +27,7 @@ def exchange(bench: Bench, pairs: Sequence[tuple[nn.Parameter, nn.Parameter]]) -
     optimizer = bench.optimizer
     if optimizer is None:
         return
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise CannotApply(
-            "LBFGS trains the one group of parameters it was built with",
-            "it would never move the new ones",
-            "use another optimizer, or keep=['architecture']",
-        )
+    refuse_fixed_parameters(optimizer, "the new ones", "architecture")
     instead = {id(old): new for old, new in pairs}
     lists: list[tuple[dict[str, Any], list[Any]]] = []
     for group in optimizer.param_groups:

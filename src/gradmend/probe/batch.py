@@ -255,22 +255,3 @@ def check_fit(model: nn.Module, batch: Batch) -> None:
             "the forward pass would raise",
             "move both to one device, for example x.to(device)",
         )
-
-
-def check_finite(batch: Batch) -> None:
-    """Refuse NaN and infinity in the data.
-
-    Raises:
-        BadInput: If there is any, additive attention masks of 0 and -inf aside.
-    """
-    for tensor in tensors_in(batch):
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            if bool(((tensor == 0) | (tensor == -torch.inf)).all()):
-                continue  # an additive attention mask
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise BadInput(
-                f"the batch holds {bad} NaN or infinite values in a tensor of shape"
-                f" {list(tensor.shape)}",
-                "every gradient computed from it would be NaN",
-                "clean the data, or leave that sample out",
-            )
