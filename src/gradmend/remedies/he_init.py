@@ -10,15 +10,12 @@ from gradmend.records.trace import Trace
 from gradmend.registry import remedy
 from gradmend.theory.drawing import (
     RECTIFIERS,
-    Target,
-    activation_of,
     blame,
     causes,
     draw,
-    own_layers,
     refusal,
     refused,
-    stands_apart,
+    rows_by_activation,
 )
 from gradmend.theory.initialisation import he_gain
 
@@ -61,18 +58,12 @@ def he_init(findings: tuple[Finding, ...], trace: Trace) -> Iterator[Prescriptio
     """
     guilty = causes(findings)
     found = blame(guilty, trace)
-    acts = activation_of(trace)
-    rows, other = [], ""
-    for op in own_layers(trace):
-        act = acts.get(op.id)
-        facts = act.activation if act is not None else None
-        if facts is None:
-            if stands_apart(op, act):
-                rows.append((op, Target(1.0)))
-        elif facts.function in RECTIFIERS:
-            rows.append((op, Target(he_gain(facts.negative_slope or 0.0))))
-        else:
-            other = other or facts.function
+    rows, other = rows_by_activation(
+        trace,
+        lambda facts: (
+            he_gain(facts.negative_slope or 0.0) if facts.function in RECTIFIERS else None
+        ),
+    )
     reason = refused(findings, found, "he-init")
     if not reason and (other or not rows):
         reason = (

@@ -9,15 +9,12 @@ from gradmend.records.prescription import Change, Prediction, Prescription, Refu
 from gradmend.records.trace import Trace
 from gradmend.registry import remedy
 from gradmend.theory.drawing import (
-    Target,
-    activation_of,
     blame,
     causes,
     draw,
-    own_layers,
     refusal,
     refused,
-    stands_apart,
+    rows_by_activation,
 )
 
 
@@ -55,18 +52,7 @@ def lecun_init(findings: tuple[Finding, ...], trace: Trace) -> Iterator[Prescrip
     """
     guilty = causes(findings)
     found = blame(guilty, trace)
-    acts = activation_of(trace)
-    rows, other = [], ""
-    for op in own_layers(trace):
-        act = acts.get(op.id)
-        facts = act.activation if act is not None else None
-        if facts is None:
-            if stands_apart(op, act):
-                rows.append((op, Target(1.0)))
-        elif facts.function == "selu":
-            rows.append((op, Target(1.0)))
-        else:
-            other = other or facts.function
+    rows, other = rows_by_activation(trace, lambda facts: 1.0 if facts.function == "selu" else None)
     reason = refused(findings, found, "lecun-init")
     if not reason and (other or not rows):
         reason = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from gradmend.records.finding import Finding
@@ -34,6 +34,7 @@ __all__ = [
     "own_layers",
     "refusal",
     "refused",
+    "rows_by_activation",
     "stands_apart",
     "target_of",
 ]
@@ -220,6 +221,37 @@ def refusal(remedy: str, findings: Sequence[Finding], reason: str) -> Refusal:
 def stands_apart(op: Operation, act: Operation | None) -> bool:
     """Whether a gain is further from the usual ones than any usual scheme puts it."""
     return abs(gain_ratio(op, act)) > math.log10(APART)
+
+
+def rows_by_activation(
+    trace: Trace, gain_of: Callable[[ActivationFacts], float | None]
+) -> tuple[list[tuple[Operation, Target]], str]:
+    """How to draw the layers of a network by what they feed.
+
+    Layers that feed nothing are drawn at gain one where they are far from usual.
+
+    Args:
+        trace: The look.
+        gain_of: sigma_w for an activation; ``None`` for one that the scheme is not made for.
+
+    Returns:
+        The layers with their targets, and the first activation that does not fit; empty if none.
+    """
+    acts = activation_of(trace)
+    rows: list[tuple[Operation, Target]] = []
+    other = ""
+    for op in own_layers(trace):
+        act = acts.get(op.id)
+        facts = act.activation if act is not None else None
+        gain = gain_of(facts) if facts is not None else None
+        if facts is None:
+            if stands_apart(op, act):
+                rows.append((op, Target(1.0)))
+        elif gain is not None:
+            rows.append((op, Target(gain)))
+        else:
+            other = other or facts.function
+    return rows, other
 
 
 def attends_anywhere(trace: Trace) -> bool:
