@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gradmend.engine.data import TrialData, trial_data
-from gradmend.engine.trial import Deadline, Trial
+from gradmend.engine.trial import Deadline, Track, Trial
 from gradmend.probe.batch import Feeder
 from gradmend.records.prescription import Change, Edit, Prescription
 
@@ -48,12 +48,13 @@ def trial(
     loss: Any = mse,
     **more: Any,
 ) -> Trial:
-    return Trial(
+    deadline = deadline or Deadline(steps=10**9)
+    track = Track(
         model=model,
         optimizer=optimizer,
         feeder=Feeder(loss_fn=loss),
         data=data or trial_data(batches(), None),
-        steps=steps,
-        deadline=deadline or Deadline(steps=10**9),
-        **more,
+        deadline=deadline,
+        tell=more.get("tell", lambda text, share: None),
     )
+    return Trial(trainer=track, steps=steps, deadline=deadline, **more)

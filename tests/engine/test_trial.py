@@ -351,8 +351,8 @@ def test_an_edit_that_does_not_fit_is_refused_and_the_rest_go_on() -> None:
     race = trial(model, slow(model))
     winner, _ = race.run((BROKEN, BETTER))
     assert winner == BETTER
-    assert [r.remedy for r in race.refusals] == ["broken"]
-    assert "nowhere" in race.refusals[0].reason
+    assert [r.remedy for r in race.trainer.refusals] == ["broken"]
+    assert "nowhere" in race.trainer.refusals[0].reason
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, AttributeError, AssertionError])
@@ -383,7 +383,7 @@ def test_a_candidate_that_raises_in_the_middle_is_refused_and_the_rest_go_on(
     assert winner == BETTER
     failed = next(arm for arm in verdict.rivals if arm.name == "swap")
     assert failed.error == f"{error.__name__}: I am a tanh net"
-    assert [r.remedy for r in race.refusals] == ["swap"]
+    assert [r.remedy for r in race.trainer.refusals] == ["swap"]
     assert isinstance(model.act, nn.Tanh)
 
 
@@ -486,7 +486,7 @@ def test_the_untrained_repair_can_be_looked_at_and_the_trained_one_comes_back() 
     trained = Frozen(model, optimizer)
     for error in (None, KeyError):
         try:
-            with race.untrained(winner) as fresh:
+            with race.trainer.untrained(winner) as fresh:
                 assert all(
                     torch.equal(a, b) for a, b in zip(fresh.parameters(), start, strict=True)
                 )
@@ -505,7 +505,7 @@ def test_measuring_the_pace_leaves_no_mark() -> None:
     optimizer = slow(model)
     warm(model, optimizer)
     before = Frozen(model, optimizer)
-    assert trial(model, optimizer).pace() > 0
+    assert trial(model, optimizer).trainer.pace() > 0
     before.assert_same()
 
 

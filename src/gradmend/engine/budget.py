@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
-from gradmend.engine.trial import FIRST_ROUND, Deadline, Trial, goals
+from gradmend.engine.trial import FIRST_ROUND, Deadline, goals
 from gradmend.errors import BadInput
 
 DEFAULT_STEPS = 300
@@ -32,20 +33,29 @@ def deadline_of(budget: str) -> Deadline:
     return Deadline(seconds=amount * (60 if unit.startswith("min") else 1))
 
 
-def affordable_steps(trial: Trial, candidates: int) -> int:
-    """Steps per training that let the whole race fit into the budget."""
-    if trial.deadline.steps is not None:
-        left, pace = float(trial.deadline.steps), 1.0
+def affordable_steps(
+    deadline: Deadline, pace: Callable[[], float], candidates: int, seeds: int
+) -> int:
+    """Steps per training that let the whole race fit into the budget.
+
+    Args:
+        deadline: The budget.
+        pace: Measures the seconds of one step; asked only where the budget is a time.
+        candidates: How many could be tried.
+        seeds: Trainings of original and winner that must agree.
+    """
+    if deadline.steps is not None:
+        left, seconds = float(deadline.steps), 1.0
     else:
-        pace = trial.pace()
-        left = 0.9 * ((trial.deadline.seconds or 0.0) - trial.deadline.elapsed)
+        seconds = pace()
+        left = 0.9 * ((deadline.seconds or 0.0) - deadline.elapsed)
     steps = DEFAULT_STEPS
-    while steps > 0 and pace * _race_steps(steps, candidates, trial.seeds) > left:
+    while steps > 0 and seconds * race_steps(steps, candidates, seeds) > left:
         steps = min(steps - 1, int(steps * 0.95))
     return steps
 
 
-def _race_steps(steps: int, candidates: int, seeds: int) -> float:
+def race_steps(steps: int, candidates: int, seeds: int) -> float:
     """Optimizer steps of a race that goes as most do."""
     first, *others = goals(steps)
     second = others[0] if others else first

@@ -28,7 +28,7 @@ from gradmend.engine.prescribe import forbidden_changes, prescribe
 from gradmend.engine.progress import shown_progress
 from gradmend.engine.rehearsal import LEARNING_RATE
 from gradmend.engine.repaired import Fix, edited_batches, edited_loss
-from gradmend.engine.trial import Tell, Trial
+from gradmend.engine.trial import Tell, Track, Trial
 from gradmend.errors import BadInput, GradmendError
 from gradmend.probe.batch import Batch, Feeder, Forward, LossFn, check_module, map_tensors
 from gradmend.probe.look import look
@@ -204,11 +204,17 @@ def fix(
             else "no remedy fits what was found"
         )
         return unchanged(f"{reason}; nothing was changed", refusals=candidates.refusals)
-    trial = Trial(
+    track = Track(
         model=model,
         optimizer=optimizer,
         feeder=feeder,
         data=data,
+        deadline=deadline,
+        seed=seed,
+        tell=tell,
+    )
+    trial = Trial(
+        trainer=track,
         steps=steps or DEFAULT_STEPS,
         deadline=deadline,
         seed=seed,
@@ -218,7 +224,9 @@ def fix(
         guess=loss_of_guessing(trace),
     )
     with _users_errors_as_one_line(model):
-        trial.steps = steps or affordable_steps(trial, len(candidates.prescriptions))
+        trial.steps = steps or affordable_steps(
+            deadline, track.pace, len(candidates.prescriptions), seeds
+        )
     if trial.steps < FEWEST_STEPS and steps is None:
         return unchanged(
             f"a budget of {budget} allows {trial.steps} steps per training, too few to prove"
@@ -226,29 +234,29 @@ def fix(
         )
     with _users_errors_as_one_line(model):
         winner, verdict = trial.run(candidates.prescriptions, candidates.local)
-    refusals = (*candidates.refusals, *trial.refusals)
-    if winner is None or trial.bench is None:
+    refusals = (*candidates.refusals, *track.refusals)
+    if winner is None or track.bench is None:
         return unchanged(verdict.reason, verdict, refusals=refusals)
     try:
-        after = look(trial.bench.model, data.train[0], feeder)
-        fresh = _look_untrained(trial, winner, feeder, data)
+        after = look(track.bench.model, data.train[0], feeder)
+        fresh = _look_untrained(track, winner, feeder, data)
     except BaseException:  # also Ctrl-C: nobody holds the Fix yet that would say what changed
-        trial.take_back()
+        track.take_back()
         raise
     verdict = replace(verdict, checked=check_predictions(winner.predictions, fresh))
     return Fix(
-        model=trial.bench.model,
+        model=track.bench.model,
         optimizer=optimizer,
-        loss_fn=edited_loss(trial.bench, loss_fn),
-        batches=edited_batches(trial.bench, batches),
-        forward=edited_loss(trial.bench, forward),
+        loss_fn=edited_loss(track.bench, loss_fn),
+        batches=edited_batches(track.bench, batches),
+        forward=edited_loss(track.bench, forward),
         prescription=winner,
         verdict=verdict,
         report=replace(
             report, prescription=winner, refusals=refusals, verdict=verdict, after=after
         ),
         steps_trained=trial.steps,
-        notes=(*trial.bench.notes, *((data.note,) if data.note else ())),
+        notes=(*track.bench.notes, *((data.note,) if data.note else ())),
     )
 
 
@@ -321,9 +329,9 @@ def _first(batches: Batches) -> Batch:
     raise BadInput("batches holds no batch", "an edit measures the data", "pass some")
 
 
-def _look_untrained(trial: Trial, winner: Prescription, feeder: Feeder, data: TrialData) -> Trace:
+def _look_untrained(track: Track, winner: Prescription, feeder: Feeder, data: TrialData) -> Trace:
     """Look at the repaired model before its training, where the predictions were made for."""
-    with trial.untrained(winner) as model:
+    with track.untrained(winner) as model:
         return look(model, data.train[0], feeder)
 
 

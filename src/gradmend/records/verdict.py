@@ -8,6 +8,19 @@ from gradmend.records.prescription import Prediction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Yardstick:
+    """What the trainings of a trial were judged by."""
+
+    name: str = "unseen loss"
+    higher: bool = False
+    """Whether more of it is better, as of an accuracy."""
+
+    def value(self, score: float) -> float:
+        """The figure as people know it, of a score of which less is better; and back."""
+        return -score if self.higher else score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
     """One training inside a trial, from the same start, batches and seed as its rivals."""
 
@@ -17,7 +30,8 @@ class Arm:
     losses: tuple[tuple[int, float], ...]
     """(step, training loss), thinned to at most 200 points."""
     unseen: float | None
-    """Loss on data not trained on; ``None`` when the arm failed or diverged."""
+    """What it was judged by (:attr:`Verdict.judged_by`), most often the loss on data not trained
+    on; ``None`` when the arm failed or diverged."""
     diverged: bool = False
     error: str | None = None
     seconds: float = 0.0
@@ -48,6 +62,7 @@ class Verdict:
     gap_closed: float | None = None
     """Share of the best rival's gain over the original that the winner reaches."""
     checked: tuple[Checked, ...] = ()
+    judged_by: Yardstick = Yardstick()
     seconds: float = 0.0
     steps: int = 0
     """Optimizer steps spent over the whole trial."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gradmend.engine.state import Progress
 from gradmend.records.prescription import Prescription
-from gradmend.records.verdict import Arm
+from gradmend.records.verdict import Arm, Yardstick
 
 MOST_POINTS = 200
 """Points of a loss curve that a verdict keeps."""
@@ -22,7 +22,8 @@ class Runner:
     steps: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
     scores: dict[int, float] = field(default_factory=dict)
-    """Unseen loss by the step it was judged at."""
+    """By the step it was judged at; smaller is better, so a figure of which more is better stands
+    here with its sign turned."""
     diverged: bool = False
     error: str | None = None
     failure: Exception | None = None
@@ -55,7 +56,11 @@ class Runner:
         first = self.losses[0][1] if self.losses else math.nan
         return self.scores.get(0, first)
 
-    def record(self) -> Arm:
+    def unfinished(self, goal: int) -> bool:
+        """Whether it should have come to a goal and did not: the budget ended."""
+        return self.steps < goal and not self.diverged and self.error is None
+
+    def record(self, yardstick: Yardstick) -> Arm:
         """The arm as the verdict keeps it."""
         stride = max(1, len(self.losses) // MOST_POINTS)
         score = self.score
@@ -64,7 +69,7 @@ class Runner:
             seed=self.seed,
             steps=self.steps,
             losses=tuple(self.losses[::stride]),
-            unseen=score if math.isfinite(score) else None,
+            unseen=yardstick.value(score) if math.isfinite(score) else None,
             diverged=self.diverged,
             error=self.error,
             seconds=self.seconds,

@@ -185,3 +185,12 @@ def agrees(
         return beats(arm, original, guess)
     floor = LEAST_GAIN * abs(first_original.at(step))
     return ahead > floor and gain(original.at(step), arm.score) >= max(SURVIVES * ahead, floor)
+
+
+def apart(pairs: Sequence[tuple[Runner, Runner]]) -> bool:
+    """Whether every repeat of the winner ends better than every repeat of the original.
+
+    Where the same training does not come out the same twice, that is what three against three
+    show with a chance of 1 in 20 if there were no difference (Mann and Whitney 1947).
+    """
+    return max(arm.score for _, arm in pairs) < min(original.score for original, _ in pairs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +27,7 @@ from gradmend.engine.trial.deadline import Deadline, Tell
 from gradmend.errors import CannotApply
 from gradmend.probe.batch import Feeder, check_loss, map_tensors
 from gradmend.records.prescription import Edit, Prescription, Refusal
+from gradmend.records.verdict import Yardstick
 
 TOLD_EVERY = 8
 """Steps between two words on how far an arm is."""
@@ -51,6 +52,16 @@ class Track:
     bench: Bench | None = None
     """The bench of the arm that was opened last."""
     _snapshot: Snapshot | None = None
+
+    @property
+    def yardstick(self) -> Yardstick:
+        """The loss on unseen data."""
+        return Yardstick()
+
+    @property
+    def threads(self) -> int:
+        """Torch's own."""
+        return torch.get_num_threads()
 
     def begin(self) -> None:
         """Remember the model as it is."""
@@ -113,7 +124,23 @@ class Track:
         finally:
             self.start.put_back()
 
-    def train(self, arm: Runner, goals: tuple[int, ...], text: str) -> None:
+    def train(self, arms: Sequence[Runner], goals: tuple[int, ...], text: str) -> None:
+        """Train one after the other; none begins when the budget has ended."""
+        for number, arm in enumerate(arms, 1):
+            place = f" ({number} of {len(arms)})" if len(arms) > 1 else ""
+            if self.deadline.passed():
+                return
+            self._train(arm, goals, f"{text}: {arm.name}{place}" if arm.prescription else text)
+
+    def release(self, arm: Runner) -> None:
+        """Let go of an arm's progress: it does not go on."""
+        arm.progress = None
+
+    def put_back(self) -> None:
+        """Leave the model as it was: no arm won."""
+        self.start.put_back()
+
+    def _train(self, arm: Runner, goals: tuple[int, ...], text: str) -> None:
         """Bring an arm to the last goal, judge it at each on unseen data, put everything back."""
         if arm.diverged or arm.error or arm.steps >= goals[-1]:
             return

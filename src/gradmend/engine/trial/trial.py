@@ -1,22 +1,17 @@
 """The paired trial, from the original's training to the verdict.
 
-One model is enough: an arm applies its edits, trains, saves its progress, and everything is put
-back before the next arm starts. What goes on is decided in :mod:`gradmend.engine.trial.race`.
+How an arm is trained is the trainer's matter: one after the other on the one model there is
+(:mod:`.track`), or several at a time, each in a process that runs a script
+(:mod:`gradmend.engine.script.runs`). Who goes on is decided in :mod:`.race`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-import torch
-from torch import nn
-
-from gradmend.edits import Bench
-from gradmend.engine.data import TrialData
 from gradmend.engine.trial.arm import Runner
 from gradmend.engine.trial.deadline import Deadline, Tell
 from gradmend.engine.trial.race import (
@@ -24,6 +19,7 @@ from gradmend.engine.trial.race import (
     FIRST_ROUND,
     SURVIVES_FIRST,
     agrees,
+    apart,
     beats,
     clear_winner,
     enough,
@@ -33,10 +29,9 @@ from gradmend.engine.trial.race import (
     suffices,
     survivors,
 )
-from gradmend.engine.trial.track import Track
-from gradmend.probe.batch import Feeder
-from gradmend.records.prescription import Change, Prescription, Refusal
-from gradmend.records.verdict import Arm, Verdict
+from gradmend.engine.trial.trainer import Trainer
+from gradmend.records.prescription import Change, Prescription
+from gradmend.records.verdict import Arm, Verdict, Yardstick
 
 RUNNERS_UP = 2
 """Candidates that were cut and get a full training after all, if none of the finalists wins."""
@@ -47,12 +42,9 @@ Combine = Callable[[Prescription], Iterable[Prescription]]
 
 @dataclass(slots=True)
 class Trial:
-    """Races prescriptions on one model, and leaves it either repaired or as it was."""
+    """Races prescriptions, and leaves what they are tried on repaired or as it was."""
 
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    feeder: Feeder
-    data: TrialData
+    trainer: Trainer
     steps: int
     deadline: Deadline
     seed: int = 0
@@ -61,28 +53,9 @@ class Trial:
     combine: Combine = lambda best: ()
     guess: float | None = None
     """Unseen loss of a model that knows nothing, if known."""
-    _track: Track = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._track = Track(
-            model=self.model,
-            optimizer=self.optimizer,
-            feeder=self.feeder,
-            data=self.data,
-            deadline=self.deadline,
-            seed=self.seed,
-            tell=self.tell,
-        )
-
-    @property
-    def refusals(self) -> list[Refusal]:
-        """Candidates whose edits did not fit after all, or whose model raised."""
-        return self._track.refusals
-
-    @property
-    def bench(self) -> Bench | None:
-        """After :meth:`run`: the bench that bears the kept edits."""
-        return self._track.bench
+    noisy: bool = False
+    """Whether the same training does not come out the same twice: then nothing is decided early,
+    and every repeat of the winner must be better than every repeat of the original."""
 
     def run(
         self, candidates: tuple[Prescription, ...], local: int = 0
@@ -104,47 +77,30 @@ class Trial:
         if mending is not None:
             # Two losses of different meaning cannot be compared: all are judged by the mended one.
             candidates, local = tuple(c for c in candidates if c.mends_loss), 0
-            self._track.mend = mending.edits
-        self._track.begin()
+            self.trainer.mend = mending.edits
+        self.trainer.begin()
         try:
             winner, verdict = self._decide(candidates, local)
             if winner is None:
-                self._track.start.put_back()
+                self.trainer.put_back()
                 return None, verdict
-            self._track.keep(winner)
+            self.trainer.keep(winner)
             return winner.prescription, verdict
         except BaseException:
-            self.take_back()
+            self.trainer.take_back()
             raise
-
-    def take_back(self) -> None:
-        """Undo whatever :meth:`run` did: the model is bit for bit as it was before."""
-        self._track.take_back()
-
-    @contextmanager
-    def untrained(self, prescription: Prescription) -> Iterator[nn.Module]:
-        """The model as it was, with the edits made and no step taken, for the block's length.
-
-        Only after :meth:`run` kept the prescription; the trained model is put back afterwards.
-        """
-        with self._track.untrained(prescription) as model:
-            yield model
-
-    def pace(self) -> float:
-        """Seconds of one step of the original; the model is left as it is."""
-        return self._track.pace()
 
     def _decide(
         self, candidates: tuple[Prescription, ...], local: int
     ) -> tuple[Runner | None, Verdict]:
         stops = goals(self.steps)
         original = Runner(prescription=None, seed=self.seed)
-        self._track.train(original, stops, "training the model as it is")
-        if original.steps < self.steps and not original.diverged:
+        self.trainer.train([original], stops, "training the model as it is")
+        if original.unfinished(self.steps):
             reason = "the budget ended before the original was trained once; nothing was changed"
             return None, self._verdict(False, reason, original, ())
-        original.progress = None
-        self._track.starts = original.diverged
+        self.trainer.release(original)
+        self.trainer.starts = original.diverged
         arms = self._first_round(candidates, original, stops, local)
         if original.failure is not None and all(arm.error for arm in arms):
             raise original.failure  # nobody can train on this: it is no matter of edits
@@ -162,7 +118,7 @@ class Trial:
             reason = (
                 "the best candidate did not beat the original with every seed; nothing was changed"
             )
-        return None, self._verdict(False, reason, original, tuple(arm.record() for arm in arms))
+        return None, self._verdict(False, reason, original, self._records(arms))
 
     def _finals(self, arms: list[Runner], original: Runner, stops: tuple[int, ...]) -> list[Runner]:
         """Those that survive every stop, trained to the end."""
@@ -176,11 +132,8 @@ class Trial:
                 racing = clear_winner(racing, original, stop, self.guess)
             for arm in arms:
                 if arm not in racing:
-                    arm.progress = None
-            for number, arm in enumerate(racing, 1):
-                self._track.train(
-                    arm, (next_stop,), f"{next_stop} steps: {arm.name} ({number} of {len(racing)})"
-                )
+                    self.trainer.release(arm)
+            self.trainer.train(racing, (next_stop,), f"{next_stop} steps")
             racing = [arm for arm in racing if arm.steps >= next_stop and not arm.diverged]
         return [arm for arm in racing if math.isfinite(arm.score)]
 
@@ -192,8 +145,7 @@ class Trial:
             Runner(prescription=arm.prescription, seed=self.seed)
             for arm in sorted(cut, key=lambda arm: arm.at(first))[:RUNNERS_UP]
         ]
-        for arm in again:
-            self._track.train(arm, goals(self.steps), f"{self.steps} steps: {arm.name}")
+        self.trainer.train(again, goals(self.steps), f"{self.steps} steps")
         return [arm for arm in again if arm.steps >= self.steps and math.isfinite(arm.score)]
 
     def _prove(
@@ -206,7 +158,7 @@ class Trial:
         for arm, share in enough(able, original, self.steps, self.guess):
             pairs = self._confirm(original, arm)
             if pairs is not None:
-                others = tuple(other.record() for other in arms if other is not arm)
+                others = self._records(other for other in arms if other is not arm)
                 return arm, self._proven(arm, original, pairs, others, share)
             self.tell(f"{arm.name} does not hold over seeds", self.deadline.share)
         return None
@@ -227,12 +179,9 @@ class Trial:
         arms: list[Runner] = []
 
         def race(chosen: Iterable[Prescription], goals: tuple[int, ...]) -> None:
-            for prescription in chosen:
-                if self.deadline.passed():
-                    return
-                arm = Runner(prescription=prescription, seed=self.seed)
-                arms.append(arm)
-                self._track.train(arm, goals, f"{goals[-1]} steps: {arm.name}")
+            new = [Runner(prescription=each, seed=self.seed) for each in chosen]
+            self.trainer.train(new, goals, f"{goals[-1]} steps")
+            arms.extend(arm for arm in new if arm.steps or arm.error)
 
         race(candidates[:local], stops[:2])
         if not any(suffices(arm, original, stops[:2][-1], self.guess) for arm in arms):
@@ -256,21 +205,20 @@ class Trial:
         """
         pairs: list[tuple[Runner, Runner]] = []
         assert arm.prescription is not None
-        delicate = original.diverged or set(arm.prescription.changes) == {Change.OPTIMIZER}
+        only_optimizer = set(arm.prescription.changes) == {Change.OPTIMIZER}
+        delicate = original.diverged or only_optimizer or self.noisy
         for number in range(1, self.seeds):
             again = Runner(prescription=None, seed=self.seed + number)
             twin = Runner(prescription=arm.prescription, seed=self.seed + number)
-            text = f"confirming {arm.name}, seed {number + 1} of {self.seeds}"
+            text = f"seed {number + 1} of {self.seeds}, to confirm {arm.name}"
             seen = False
             for stop in goals(self.steps):
                 if self.deadline.passed():
                     return pairs
-                if not seen:
-                    self._track.train(again, (stop,), text + " (original)")
-                    if self.deadline.passed() and not again.diverged:
-                        return pairs
-                self._track.train(twin, (stop,), text)
-                if twin.steps < stop and not (twin.diverged or twin.error):
+                self.trainer.train(
+                    [again, twin] if self.noisy or not seen else [twin], (stop,), text
+                )
+                if any(one.unfinished(stop) for one in ((twin,) if seen else (again, twin))):
                     return pairs  # the budget ended
                 done = stop == self.steps or twin.diverged or twin.error is not None
                 if done and seen and not repeats(twin, arm, original, self.guess):
@@ -280,8 +228,11 @@ class Trial:
                 seen = seen or agrees(twin, again, arm, original, self.guess)
                 if done or (seen and not delicate):
                     break
-            twin.progress = again.progress = None
+            self.trainer.release(twin)
+            self.trainer.release(again)
             pairs.append((again, twin))
+        if self.noisy and not apart([(original, arm), *pairs]):
+            return None
         return pairs
 
     def _nothing(self, original: Runner, arms: list[Runner]) -> str:
@@ -295,8 +246,8 @@ class Trial:
         if not any(arm.steps >= self.steps for arm in arms) and self.deadline.passed():
             return "the budget was too small to prove anything; nothing was changed"
         return (
-            f"nothing tried beats what you have (unseen loss: {_spoken(original)}); nothing was"
-            " changed"
+            f"nothing tried beats what you have ({self.trainer.yardstick.name}:"
+            f" {self._spoken(original)}); nothing was changed"
         )
 
     def _proven(
@@ -307,18 +258,24 @@ class Trial:
         others: tuple[Arm, ...],
         closed: float,
     ) -> Verdict:
+        stick = self.trainer.yardstick
         reason = (
-            f"{arm.name}: unseen loss {_spoken(original)} -> {arm.score:.4g} after {self.steps}"
-            f" steps, {_confirmed([(original, arm), *pairs])}; the smallest change that closes 90 %"
-            " of the gap"
+            f"{arm.name}: {stick.name} {self._spoken(original)} -> {self._spoken(arm)} after"
+            f" {self.steps} steps, {_confirmed([(original, arm), *pairs], stick)}; the smallest"
+            " change that closes 90 % of the gap"
         )
         return replace(
             self._verdict(True, reason, original, others),
-            original=(original.record(), *(again.record() for again, _ in pairs)),
-            winner=(arm.record(), *(twin.record() for _, twin in pairs)),
-            rivals=others,
+            original=(original.record(stick), *(again.record(stick) for again, _ in pairs)),
+            winner=(arm.record(stick), *(twin.record(stick) for _, twin in pairs)),
             gap_closed=closed,
         )
+
+    def _spoken(self, arm: Runner) -> str:
+        return "diverged" if arm.diverged else f"{self.trainer.yardstick.value(arm.score):.4g}"
+
+    def _records(self, arms: Iterable[Runner]) -> tuple[Arm, ...]:
+        return tuple(arm.record(self.trainer.yardstick) for arm in arms)
 
     def _verdict(
         self, kept: bool, reason: str, original: Runner, others: tuple[Arm, ...]
@@ -326,26 +283,28 @@ class Trial:
         return Verdict(
             kept=kept,
             reason=reason,
-            original=(original.record(),),
+            original=(original.record(self.trainer.yardstick),),
             rivals=others,
+            judged_by=self.trainer.yardstick,
             seconds=self.deadline.elapsed,
             steps=self.deadline.taken,
-            threads=torch.get_num_threads(),
+            threads=self.trainer.threads,
         )
 
 
-def _spoken(arm: Runner) -> str:
-    return "diverged" if arm.diverged else f"{arm.score:.4g}"
-
-
-def _confirmed(pairs: list[tuple[Runner, Runner]]) -> str:
+def _confirmed(pairs: list[tuple[Runner, Runner]], stick: Yardstick) -> str:
     """``confirmed over 3 seeds (58 % to 80 % of the loss taken off)``."""
     if len(pairs) == 1:
         return "with 1 seed (the budget ended there)"
-    shares = [
-        gain(original.score, arm.score) / abs(original.score)
+    known = [
+        (original, arm)
         for original, arm in pairs
         if original.steps == arm.steps and math.isfinite(original.score) and original.score
     ]
-    spread = f" ({min(shares):.0%} to {max(shares):.0%} of the loss taken off)" if shares else ""
+    if stick.higher:
+        ends = [f"{stick.value(arm.score):.4g}" for _, arm in known]
+        spread = f" ({', '.join(ends)})" if ends else ""
+    else:
+        shares = [gain(original.score, arm.score) / abs(original.score) for original, arm in known]
+        spread = f" ({min(shares):.0%} to {max(shares):.0%} of it taken off)" if shares else ""
     return f"confirmed over {len(pairs)} seeds{spread}"
