@@ -21,6 +21,8 @@ from gradmend.records.finding import Severity
 
 if TYPE_CHECKING:
     from gradmend.engine.demo import Demo
+    from gradmend.engine.script.repair import ScriptFix
+    from gradmend.engine.script.results import Results
 
 app = typer.Typer(
     name="gradmend",
@@ -172,6 +174,97 @@ def run(
         fail_on=fail_on,
     )
     return run_watched(target, arguments or [], options, as_module=as_module)
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def fix(
+    target: Annotated[str, typer.Argument(metavar="SCRIPT", help="The training script.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="ARGS", help="The script's own.")
+    ] = None,
+    as_module: Annotated[
+        bool, typer.Option("-m", help="SCRIPT is a module, as after python -m.")
+    ] = False,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Steps of a training; if not given as the budget allows, at most 300."),
+    ] = None,
+    budget: Annotated[
+        str, typer.Option(help='Of everything: "10 min", "90 s" or "5000 steps".')
+    ] = "10 min",
+    keep: Annotated[
+        str,
+        typer.Option(help="What must not change: words of activations, architecture, parameters,"
+                     " optimizer, data; with commas."),
+    ] = "",
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Trainings of original and winner that must agree.")
+    ] = 3,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Trainings at a time; one per core if not given.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for prescription, change of the source and report.")
+    ] = Path("gradmend-fix"),
+    as_json: Json = False,
+    traceback: Traceback = False,
+) -> int:  # fmt: skip
+    """Find what keeps a script from training, race the remedies on it, write the winner."""
+    del traceback  # unused: main reads it before anything can go wrong
+    from gradmend.engine.budget import DEFAULT_STEPS
+    from gradmend.engine.script.plan import Command, plan_of
+    from gradmend.engine.script.repair import Wishes, fix_script, jobs_of
+    from gradmend.engine.script.results import check_folder, write_results
+    from gradmend.renderers.html import render
+    from gradmend.renderers.script_story import ScriptStory
+
+    command = Command(
+        target=target,
+        arguments=tuple(arguments or ()),
+        as_module=as_module,
+        home=Path.cwd().resolve(),
+    )
+    words = tuple(word.strip() for word in keep.split(",") if word.strip())
+    wishes = Wishes(steps=steps, keep=words, budget=budget, seeds=seeds, jobs=jobs_of(jobs))
+    story = ScriptStory(Console(stderr=as_json))
+    plan = plan_of(command)
+    check_folder(out)
+    story.plan(
+        plan, steps=steps or DEFAULT_STEPS, jobs=wishes.jobs, seeds=wishes.seeds, budget=budget
+    )
+    with shown_progress() as tell:
+        fixed = fix_script(plan, wishes, tell=tell, show=story.show)
+    done = write_results(fixed, out, render, name=str(out / "prescription.json"))
+    again = " ".join(([] if not as_module else ["-m"]) + [target, *command.arguments])
+    story.close(fixed, done.files, done.suggestion.diff, done.suggestion.why, again)
+    if as_json:
+        print(json.dumps(_fix_line(fixed, done)))
+    return 0
+
+
+def _fix_line(fixed: ScriptFix, done: Results) -> dict[str, Any]:
+    """The repair of a script, for machines."""
+    verdict, report = fixed.verdict, fixed.report
+    plain: dict[str, Any] = to_plain(
+        {
+            "kept": bool(fixed.prescription),
+            "reason": verdict.reason,
+            "causes": [finding.name for finding in report.findings if not finding.symptom],
+            "remedies": fixed.prescription.remedies,
+            "prescription": fixed.prescription if fixed.prescription else None,
+            "verdict": verdict,
+            "findings": report.findings,
+            "refusals": report.refusals,
+            "advice": report.advice,
+            "reproducible": fixed.reproducible,
+            "steps": fixed.steps,
+            "diff": done.suggestion.diff,
+            "files": {name: str(path) for name, path in done.files.items()},
+        }
+    )
+    return plain
 
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]

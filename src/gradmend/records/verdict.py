@@ -20,6 +20,21 @@ class Yardstick:
         return -score if self.higher else score
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of a script's own evaluation, by which one training can be told from another."""
+
+    name: str
+    value: float
+    higher: bool = False
+    """Whether more of it is better."""
+
+    @property
+    def score(self) -> float:
+        """The figure as one of which less is better."""
+        return -self.value if self.higher else self.value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
     """One training inside a trial, from the same start, batches and seed as its rivals."""
@@ -35,6 +50,8 @@ class Arm:
     diverged: bool = False
     error: str | None = None
     seconds: float = 0.0
+    figures: tuple[Figure, ...] = ()
+    """Of its last evaluation, where a script has one of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,3 +76,11 @@ def seconds(value: float | None) -> str:
 def count(amount: int, thing: str, things: str | None = None) -> str:
     """``1 layer``, ``100 layers``; the plural is given where it is not an s."""
     return f"{amount:,} {thing if amount == 1 else things or thing + 's'}"
+
+
+def bytes_words(amount: float) -> str:
+    """``1.2 MB``: a size in decimal units."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if amount >= size:
+            return f"{number(amount / size, 2)} {unit}"
+    return f"{amount:.0f} B"

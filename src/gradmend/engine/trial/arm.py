@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gradmend.engine.state import Progress
 from gradmend.records.prescription import Prescription
-from gradmend.records.verdict import Arm, Yardstick
+from gradmend.records.verdict import Arm, Figure, Yardstick
 
 MOST_POINTS = 200
 """Points of a loss curve that a verdict keeps."""
@@ -24,6 +24,8 @@ class Runner:
     scores: dict[int, float] = field(default_factory=dict)
     """By the step it was judged at; smaller is better, so a figure of which more is better stands
     here with its sign turned."""
+    figures: dict[str, Figure] = field(default_factory=dict)
+    """Of its last evaluation, where a script has one of its own; a winner is worse in none."""
     diverged: bool = False
     error: str | None = None
     failure: Exception | None = None
@@ -73,4 +75,5 @@ class Runner:
             diverged=self.diverged,
             error=self.error,
             seconds=self.seconds,
+            figures=tuple(self.figures.values()),
         )

@@ -36,6 +36,9 @@ SUFFICES = 0.2
 second stop, so that no other is tried (our choice)."""
 EXPLODED = 3.0
 """Times its own first loss, or a guess's, above which a loss measures no gap (our choice)."""
+WORSE = 0.1
+"""Share of an evaluation's figure by which a winner may be worse than the original (our choice:
+the figures of two evaluations differ by chance too)."""
 LEARNED = 0.05
 """Least share of a loss that an arm must take off to have learned: of its own first one where the
 original diverged and there is nothing to compare it with."""
@@ -140,7 +143,7 @@ def beats(arm: Runner, original: Runner, guess: float | None = None) -> bool:
     be below what the original and itself began with; or far below a guess, which is what a
     trained model keeps that the original lost.
     """
-    if not math.isfinite(arm.score):
+    if not math.isfinite(arm.score) or worsened(arm, original):
         return False
     if math.isfinite(original.score):
         return gain(original.score, arm.score) > LEAST_GAIN * abs(original.score)
@@ -148,6 +151,16 @@ def beats(arm: Runner, original: Runner, guess: float | None = None) -> bool:
         return True
     known = [start for start in (original.began, arm.began) if math.isfinite(start)]
     return bool(known) and min(known) - arm.score > LEARNED * abs(min(known))
+
+
+def worsened(arm: Runner, original: Runner) -> tuple[str, ...]:
+    """Names of the evaluations by which an arm is clearly worse than the original."""
+    pairs = [
+        (name, arm.figures[name].score, figure.score)
+        for name, figure in original.figures.items()
+        if name in arm.figures
+    ]
+    return tuple(name for name, own, its in pairs if not own - its <= WORSE * abs(its))
 
 
 def suffices(arm: Runner, original: Runner, step: int, guess: float | None = None) -> bool:

@@ -25,6 +25,14 @@ class Trainer(Protocol):
         """What arms are judged by; known once the original has been trained."""
 
     @property
+    def noisy(self) -> bool:
+        """Whether the same training does not come out the same twice.
+
+        Then nothing is decided early, and every repeat of the winner must be better than every
+        repeat of the original. Known once the original has been trained.
+        """
+
+    @property
     def threads(self) -> int:
         """Threads of one training."""
 

@@ -53,9 +53,6 @@ class Trial:
     combine: Combine = lambda best: ()
     guess: float | None = None
     """Unseen loss of a model that knows nothing, if known."""
-    noisy: bool = False
-    """Whether the same training does not come out the same twice: then nothing is decided early,
-    and every repeat of the winner must be better than every repeat of the original."""
 
     def run(
         self, candidates: tuple[Prescription, ...], local: int = 0
@@ -206,7 +203,7 @@ class Trial:
         pairs: list[tuple[Runner, Runner]] = []
         assert arm.prescription is not None
         only_optimizer = set(arm.prescription.changes) == {Change.OPTIMIZER}
-        delicate = original.diverged or only_optimizer or self.noisy
+        delicate = original.diverged or only_optimizer or self.trainer.noisy
         for number in range(1, self.seeds):
             again = Runner(prescription=None, seed=self.seed + number)
             twin = Runner(prescription=arm.prescription, seed=self.seed + number)
@@ -216,7 +213,7 @@ class Trial:
                 if self.deadline.passed():
                     return pairs
                 self.trainer.train(
-                    [again, twin] if self.noisy or not seen else [twin], (stop,), text
+                    [again, twin] if self.trainer.noisy or not seen else [twin], (stop,), text
                 )
                 if any(one.unfinished(stop) for one in ((twin,) if seen else (again, twin))):
                     return pairs  # the budget ended
@@ -231,7 +228,7 @@ class Trial:
             self.trainer.release(twin)
             self.trainer.release(again)
             pairs.append((again, twin))
-        if self.noisy and not apart([(original, arm), *pairs]):
+        if self.trainer.noisy and not apart([(original, arm), *pairs]):
             return None
         return pairs
 
