@@ -159,6 +159,10 @@ def run(
     fail_on: Annotated[
         Severity | None, typer.Option(help="Exit with 1 on findings this bad or worse.")
     ] = None,
+    prescription: Annotated[
+        Path | None,
+        typer.Option("--with", help="Prescription to apply to the script's model as it is built."),
+    ] = None,
     traceback: Traceback = False,
 ) -> Any:
     """Watch an unmodified training script; options of gradmend's own come before it."""
@@ -172,6 +176,7 @@ def run(
         looks=looks,
         stop_when_dead=stop_when_dead,
         fail_on=fail_on,
+        prescription=prescription,
     )
     return run_watched(target, arguments or [], options, as_module=as_module)
 
@@ -238,7 +243,7 @@ def fix(
         fixed = fix_script(plan, wishes, tell=tell, show=story.show)
     done = write_results(fixed, out, render, name=str(out / "prescription.json"))
     again = " ".join(([] if not as_module else ["-m"]) + [target, *command.arguments])
-    story.close(fixed, done.files, done.suggestion.diff, done.suggestion.why, again)
+    story.close(fixed, done.files, done.suggestion, again)
     if as_json:
         print(json.dumps(_fix_line(fixed, done)))
     return 0
@@ -340,6 +345,26 @@ def ls(
     else:
         console = Console()
         print(run_list(runs, width=console.width, colour=_in_colour(console)), end="")
+    return 0
+
+
+@app.command()
+def export(
+    prescription: Annotated[Path, typer.Argument(help="With which the model was trained.")],
+    target: Annotated[str, typer.Argument(help="module:factory, as for check.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Weights of the edited model.")],
+    out: Annotated[Path, typer.Option(help="Where to write the plain state dict.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite it.")] = False,
+    as_json: Json = False,
+    traceback: Traceback = False,
+) -> int:
+    """Fold a prescription's edits out of a checkpoint: weights of the plain architecture."""
+    del traceback  # unused: main reads it before anything can go wrong
+    from gradmend.engine.exporting import export as fold
+
+    with redirect_stdout(sys.stderr):  # what the user's own code prints
+        done = fold(prescription, target, checkpoint, out, force=force)
+    print(json.dumps(to_plain(done)) if as_json else done)
     return 0
 
 

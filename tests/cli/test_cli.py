@@ -361,11 +361,16 @@ FROZEN: dict[str, list[str]] = {
     ],
     "diff": ["good", "bad", "--json", "--traceback"],
     "explain": ["word", "--json", "--traceback"],
+    "export": ["prescription", "target", "checkpoint", "--force", "--json", "--out", "--traceback"],
+    "fix": [
+        "target", "arguments", "--budget", "--jobs", "--json", "--keep", "--out", "--seeds",
+        "--steps", "--traceback", "-m",
+    ],
     "ls": ["folder", "--json", "--traceback"],
     "report": ["folder", "--json", "--markdown", "--traceback"],
     "run": [
         "target", "arguments", "--budget", "--fail-on", "--looks", "--record", "--run",
-        "--stop-when-dead", "--traceback", "-m",
+        "--stop-when-dead", "--traceback", "--with", "-m",
     ],
 }  # fmt: skip
 """Every command and its options: scripts rely on them, so removing one is a breaking change."""

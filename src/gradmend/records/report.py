@@ -10,6 +10,7 @@ from gradmend.records.finding import CannotJudge, Finding, Severity
 from gradmend.records.ledger import Ledger
 from gradmend.records.prescription import Advice, Prescription, Refusal
 from gradmend.records.request import Request
+from gradmend.records.script import ScriptFacts
 from gradmend.records.trace import Trace
 from gradmend.records.verdict import Verdict
 from gradmend.records.watched import Watched
@@ -33,6 +34,8 @@ class Report:
     """A second look: after the kept edits, or after ``steps`` on a shadow."""
     watched: Watched | None = None
     """The run, where this is a report on one."""
+    script: ScriptFacts | None = None
+    """Where things stand in its source, where the run was the beginning of a script."""
     facts: dict[str, float | str] = field(default_factory=dict)
     """Figures a caller adds for the views, such as accuracies."""
     made_at: str = ""

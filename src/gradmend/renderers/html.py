@@ -11,6 +11,7 @@ from typing import Any
 
 from gradmend.records.codec import to_plain
 from gradmend.records.finding import Evidence, Finding
+from gradmend.records.layout import OptimizerFacts
 from gradmend.records.ledger import CAUSES
 from gradmend.records.report import Report
 from gradmend.renderers import numbers, plot, words
@@ -269,6 +270,10 @@ def _data(report: Report) -> Any:
             trace,
             operations=(),
             parameters=(),
+            modules=(),
+            answers=(),
+            cuts=trace.cuts[:MOST_NAMES],
+            optimizer=_slim_optimizer(trace.optimizer),
             ledger=slim(trace.ledger),
             ledger_random=slim(trace.ledger_random),
         ),
@@ -277,8 +282,20 @@ def _data(report: Report) -> Any:
         prescription=None,
     )
     plain = small.to_dict()
-    plain["left_out"] = "operations, parameters, ledger entries, prescription, second look"
+    plain["left_out"] = (
+        "operations, parameters, modules, ledger entries, prescription, answers, second look"
+    )
     return to_plain(plain)
+
+
+def _slim_optimizer(facts: OptimizerFacts | None) -> OptimizerFacts | None:
+    """Its groups by their options and their first parameters."""
+    if facts is None:
+        return None
+    groups = tuple(
+        replace(group, parameters=group.parameters[:MOST_NAMES]) for group in facts.groups
+    )
+    return replace(facts, groups=groups, missing=facts.missing[:MOST_NAMES])
 
 
 def _patterns() -> str:

@@ -58,7 +58,8 @@ def verdict_parts(verdict: Verdict, look: Look) -> Iterator[RenderableType]:
     yield Text("TRIAL", style="bold")
     pairs = treatment.pairings(verdict)
     if pairs:
-        yield Text("loss on data not trained on; training loss as a line, first step to last")
+        judged = treatment.judged_words(verdict)
+        yield Text(f"{judged}; training loss as a line, first step to last")
         yield _trial_table(verdict, look)
     if verdict.gap_closed is not None and math.isfinite(verdict.gap_closed):
         share = numbers.percent(verdict.gap_closed)
@@ -103,8 +104,13 @@ def _rivals_table(verdict: Verdict, look: Look) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 3), pad_edge=False, header_style="dim")
     table.add_column("tried", no_wrap=True, width=look.width - 34)
     table.add_column("steps", justify="right", width=7)
-    table.add_column("unseen loss", justify="right", width=14)
-    ranked = sorted(verdict.rivals, key=lambda arm: math.inf if arm.unseen is None else arm.unseen)
+    judged = treatment.judged_words(verdict, brief=True)
+    table.add_column(look.cut(judged, 14), justify="right", width=14)
+    stick = verdict.judged_by
+    ranked = sorted(
+        verdict.rivals,
+        key=lambda arm: math.inf if arm.unseen is None else stick.value(arm.unseen),
+    )
     for arm in ranked[:MOST_RIVALS]:
         table.add_row(
             Text(look.cut(arm.name, look.width - 34)),

@@ -97,15 +97,19 @@ def _trial(verdict: Verdict) -> str:
                 pair.steps,
                 escape(treatment.unseen_words(pair.original)),
                 escape(treatment.unseen_words(pair.winner)),
-                treatment.taken_off_words([pair]),
+                treatment.taken_off_words([pair], verdict),
             ]
             for pair in pairs
         ]
         if len(pairs) > 1:
-            over_all = Markup(f"<b>{treatment.taken_off_words(pairs)}</b>")
+            over_all = Markup(f"<b>{treatment.taken_off_words(pairs, verdict)}</b>")
             rows.append([Markup("<b>mean (range)</b>"), "", "", "", over_all])
-        head = ["loss on unseen data", "steps", "original", "repaired", "taken off"]
-        parts.append("<h3>On data not trained on</h3>" + _strip(verdict) + plot.table(head, rows))
+        judged = treatment.judged_words(verdict)
+        change = "added" if verdict.judged_by.higher else "taken off"
+        head = [judged, "steps", "original", "repaired", change]
+        unseen = verdict.judged_by.name == "unseen loss"
+        title = "On data not trained on" if unseen else "By its own figures"
+        parts.append(f"<h3>{title}</h3>" + _strip(verdict) + plot.table(head, rows))
     said = []
     if verdict.gap_closed is not None and math.isfinite(verdict.gap_closed):
         share = numbers.percent(verdict.gap_closed)
@@ -167,7 +171,8 @@ def _ends(verdict: Verdict) -> str:
         *(("repaired", arm) for arm in verdict.winner),
         *(("rival", arm) for arm in verdict.rivals),
     ]
-    head = ["training", "seed", "steps", "first loss", "last loss", "loss on unseen data"]
+    judged = treatment.judged_words(verdict)
+    head = ["training", "seed", "steps", "first loss", "last loss", judged]
     shown = [row(kind, arm) for kind, arm in arms[:60]]
     limit = "" if len(arms) <= 60 else f"The first 60 of {len(arms):,} trainings."
     return plot.table(head, shown, caption=limit)
@@ -184,12 +189,13 @@ def _strip(verdict: Verdict) -> str:
     if not values:
         return ""
     scale = plot.padded(values, zero=min(values) >= 0)
+    judged = treatment.judged_words(verdict)
     frame = plot.Plot(
         x=scale,
         y=plot.Scale(0, 2),
-        x_title="loss on data not trained on, one dot per seed",
+        x_title=f"{judged}, one dot per seed",
         y_title="",
-        words="Loss on unseen data per seed, original and repaired.",
+        words=f"{judged} per seed, original and repaired.",
         height=72,
     )
     for height, (style, _, _) in zip((1.5, 0.5), rows, strict=True):

@@ -89,9 +89,7 @@ class ScriptStory:
         text = f"{numbers.count(len(names), 'candidate')}: {', '.join(listed[:MOST_CANDIDATES])}"
         self.console.print(Text(self.look.say(text + more)))
 
-    def close(
-        self, fixed: Any, files: Mapping[str, Path], diff: str, why: str, command: str
-    ) -> None:
+    def close(self, fixed: Any, files: Mapping[str, Path], suggestion: Any, command: str) -> None:
         """The verdict, the change, and the next thing to type."""
         report: Report = fixed.report
         self._heading("The verdict")
@@ -105,9 +103,9 @@ class ScriptStory:
             self.console.print(Text(self.look.say(line)))
         for part in (*advice_parts(report, self.look), *treatment_parts(report, self.look)):
             self.console.print(part)
-        if diff:
+        if suggestion.diff:
             self._heading("The change to the source")
-            lines = diff.splitlines()
+            lines = suggestion.diff.splitlines()
             shown = "\n".join(lines[:MOST_DIFF_LINES])
             self.console.print(
                 Syntax(shown, "diff", background_color="default", word_wrap=True)
@@ -117,9 +115,11 @@ class ScriptStory:
             if len(lines) > MOST_DIFF_LINES:
                 rest = numbers.count(len(lines) - MOST_DIFF_LINES, "more line")
                 self.console.print(Text(f"... {rest} in the file", style="dim"))
-        elif why:
+        elif suggestion.why:
             self.console.print()
-            self.console.print(Text(self.look.say(f"No change to the source is shown: {why}")))
+            self.console.print(Text(self.look.say(suggestion.why)))
+        for note in suggestion.notes:
+            self.console.print(Text(self.look.say(f"note: {note}"), style="dim"))
         self._files(fixed.prescription, files, command)
 
     def _files(self, prescription: Prescription, files: Mapping[str, Path], command: str) -> None:

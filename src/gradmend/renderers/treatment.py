@@ -36,6 +36,7 @@ _VERBS = {
     "maximise": "let the optimizer maximise",
     "register_modules": "register with torch",
     "initialise": "draw anew",
+    "looks_linear": "draw in mirrored pairs",
     "replace_module": "replace",
     "wrap_residual": "wrap into a residual block",
     "standardise_input": "standardise the input of",
@@ -141,6 +142,11 @@ class Pairing:
             return None  # not the same training
         return (before - after) / abs(before)
 
+    def gained(self, verdict: Verdict) -> float | None:
+        """The same, or what it adds where more is better."""
+        share = self.taken_off
+        return -share if share is not None and verdict.judged_by.higher else share
+
 
 def pairings(verdict: Verdict) -> list[Pairing]:
     """Original beside winner, one per seed, in the order they ran."""
@@ -148,6 +154,16 @@ def pairings(verdict: Verdict) -> list[Pairing]:
     original = {arm.seed: arm for arm in reversed(verdict.original)}
     winner = {arm.seed: arm for arm in reversed(verdict.winner)}
     return [Pairing(seed, original.get(seed), winner.get(seed)) for seed in seeds]
+
+
+def judged_words(verdict: Verdict, *, brief: bool = False) -> str:
+    """What the trainings were judged by: ``loss on unseen data``."""
+    name = visible(verdict.judged_by.name)
+    if name == "unseen loss":
+        return name if brief else "loss on unseen data"
+    if name == "loss":
+        return name if brief else "the script's own loss, mean over the last third of the steps"
+    return name if brief else f"{name}, as the script evaluates it"
 
 
 def unseen_words(arm: Arm | None) -> str:
@@ -161,9 +177,9 @@ def unseen_words(arm: Arm | None) -> str:
     return numbers.number(arm.unseen, 4)
 
 
-def taken_off_words(pairs: Sequence[Pairing]) -> str:
+def taken_off_words(pairs: Sequence[Pairing], verdict: Verdict) -> str:
     """What the repair takes off the unseen loss, mean and range: ``81 % (78 % to 84 %)``."""
-    known = [pair.taken_off for pair in pairs if pair.taken_off is not None]
+    known = [gained for pair in pairs if (gained := pair.gained(verdict)) is not None]
     if not known:
         return numbers.UNKNOWN
     mean = numbers.percent(math.fsum(known) / len(known))
