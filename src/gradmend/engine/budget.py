@@ -34,7 +34,13 @@ def deadline_of(budget: str) -> Deadline:
 
 
 def affordable_steps(
-    deadline: Deadline, pace: Callable[[], float], candidates: int, seeds: int
+    deadline: Deadline,
+    pace: Callable[[], float],
+    candidates: int,
+    seeds: int,
+    *,
+    most: int = DEFAULT_STEPS,
+    share: float = 0.9,
 ) -> int:
     """Steps per training that let the whole race fit into the budget.
 
@@ -43,13 +49,15 @@ def affordable_steps(
         pace: Measures the seconds of one step; asked only where the budget is a time.
         candidates: How many could be tried.
         seeds: Trainings of original and winner that must agree.
+        most: Steps at most.
+        share: Of what is left of a budget in seconds, what the race may take.
     """
     if deadline.steps is not None:
         left, seconds = float(deadline.steps), 1.0
     else:
         seconds = pace()
-        left = 0.9 * ((deadline.seconds or 0.0) - deadline.elapsed)
-    steps = DEFAULT_STEPS
+        left = share * ((deadline.seconds or 0.0) - deadline.elapsed)
+    steps = most
     while steps > 0 and seconds * race_steps(steps, candidates, seeds) > left:
         steps = min(steps - 1, int(steps * 0.95))
     return steps

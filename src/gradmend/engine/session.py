@@ -42,6 +42,18 @@ from gradmend.theory.guessing import loss_of_guessing
 REHEARSED_STEPS = 50
 """Of the user's own optimizer before a repair: what is balanced at step 0 may be gone by then
 (a deep post-norm transformer; Xiong et al. 2020)."""
+DEEP = 200
+"""Layers from which a trial is thrifty: a step is dear, a rate must be small, so a training takes
+more of them (our choice: the depth beyond which remedies-and-theory.md 4 had to scale the rate)."""
+MOST_STEPS = 1000
+"""Steps of a training in a thrifty race, at most."""
+RACE_SHARE = 0.5
+"""Share of what is left of the budget that a thrifty race takes; the rest trains the winner on."""
+TRAIN_UNTIL = 0.9
+"""Share of the budget after which the winner is not trained on: the report takes time, too."""
+REHEARSAL_SECONDS = 20.0
+"""What those steps may take, as they are expected to: a sixth of the usual budget (our choice). All
+fifty fit for some four hundred layers, a few for four thousand, and none for ten thousand."""
 CHEAP_SECONDS = 0.35
 """What measurements beyond the first look may take in a check that was not asked for steps: with
 the look, a small model is checked within a second."""
@@ -176,6 +188,7 @@ def fix(
                 optimizer=optimizer,
                 steps=min(REHEARSED_STEPS, steps or DEFAULT_STEPS),
                 seconds=CHEAP_SECONDS,
+                allowance=REHEARSAL_SECONDS,
             )
         )
     trace = report.trace
@@ -222,10 +235,11 @@ def fix(
         tell=tell,
         combine=candidates.combined,
         guess=loss_of_guessing(trace),
+        thrifty=steps is None and len(trace.weights) >= DEEP,
     )
     with _users_errors_as_one_line(model):
         trial.steps = steps or affordable_steps(
-            deadline, track.pace, len(candidates.prescriptions), seeds
+            deadline, track.pace, len(candidates.prescriptions), seeds, **_extent(trial)
         )
     if trial.steps < FEWEST_STEPS and steps is None:
         return unchanged(
@@ -234,6 +248,8 @@ def fix(
         )
     with _users_errors_as_one_line(model):
         winner, verdict = trial.run(candidates.prescriptions, candidates.local)
+        if winner is not None and trial.thrifty and trial.kept is not None:
+            track.train_on(trial.kept, TRAIN_UNTIL, "training the repaired network on")
     refusals = (*candidates.refusals, *track.refusals)
     if winner is None or track.bench is None:
         return unchanged(verdict.reason, verdict, refusals=refusals)
@@ -255,7 +271,7 @@ def fix(
         report=replace(
             report, prescription=winner, refusals=refusals, verdict=verdict, after=after
         ),
-        steps_trained=trial.steps,
+        steps_trained=trial.kept.steps if trial.kept is not None else trial.steps,
         notes=(*track.bench.notes, *((data.note,) if data.note else ())),
     )
 
@@ -327,6 +343,10 @@ def _first(batches: Batches) -> Batch:
     for batch in source:
         return batch
     raise BadInput("batches holds no batch", "an edit measures the data", "pass some")
+
+
+def _extent(trial: Trial) -> dict[str, Any]:
+    return {"most": MOST_STEPS, "share": RACE_SHARE} if trial.thrifty else {}
 
 
 def _look_untrained(track: Track, winner: Prescription, feeder: Feeder, data: TrialData) -> Trace:

@@ -26,6 +26,8 @@ class Runner:
     here with its sign turned."""
     figures: dict[str, Figure] = field(default_factory=dict)
     """Of its last evaluation, where a script has one of its own; a winner is worse in none."""
+    still: bool = False
+    """Whether it stands still and was not trained to the end: it stays where it is."""
     diverged: bool = False
     error: str | None = None
     failure: Exception | None = None
@@ -50,6 +52,8 @@ class Runner:
 
     def at(self, step: int) -> float:
         """The unseen loss at a step; infinite where it never came to be judged there."""
+        if self.still:
+            step = min(step, self.steps)
         return math.inf if self.diverged else self.scores.get(step, math.inf)
 
     @property
@@ -60,7 +64,8 @@ class Runner:
 
     def unfinished(self, goal: int) -> bool:
         """Whether it should have come to a goal and did not: the budget ended."""
-        return self.steps < goal and not self.diverged and self.error is None
+        at_work = not (self.diverged or self.still) and self.error is None
+        return at_work and self.steps < goal
 
     def record(self, yardstick: Yardstick) -> Arm:
         """The arm as the verdict keeps it."""

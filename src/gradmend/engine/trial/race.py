@@ -27,6 +27,8 @@ FEWEST = 10
 """Steps of a first round at least, where a training has as many: fewer show the batches only."""
 FIRST_ROUND = 6
 """Candidates that start together; the others only if none of these gains anything."""
+THRIFTY_ROUND = 3
+"""The same where a step is dear: the first ones are those that should work best."""
 FINALISTS = 3
 """Arms that go on after the first round, at most; two after the second."""
 LEAST_GAIN = 0.02
@@ -151,6 +153,12 @@ def beats(arm: Runner, original: Runner, guess: float | None = None) -> bool:
         return True
     known = [start for start in (original.began, arm.began) if math.isfinite(start)]
     return bool(known) and min(known) - arm.score > LEARNED * abs(min(known))
+
+
+def stands_still(original: Runner) -> bool:
+    """Whether the original is where it began, but for less than counts as a gain."""
+    began, now = original.scores.get(0, math.nan), original.score
+    return abs(began - now) <= LEAST_GAIN * abs(began)
 
 
 def worsened(arm: Runner, original: Runner) -> tuple[str, ...]:

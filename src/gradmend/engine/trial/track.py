@@ -24,11 +24,15 @@ from gradmend.engine.state import (
 )
 from gradmend.engine.trial.arm import Runner
 from gradmend.engine.trial.deadline import Deadline, Tell
+from gradmend.engine.trial.express import Express, express
+from gradmend.engine.trial.race import LEAST_GAIN
 from gradmend.errors import CannotApply
 from gradmend.probe.batch import Feeder, check_loss, map_tensors
 from gradmend.records.prescription import Edit, Prescription, Refusal
 from gradmend.records.verdict import Yardstick
 
+TRAINED_ON = 0.25
+"""Share of a winner's training after which it is judged again while it trains on (our choice)."""
 TOLD_EVERY = 8
 """Steps between two words on how far an arm is."""
 
@@ -59,6 +63,11 @@ class Track:
         return Yardstick()
 
     @property
+    def noisy(self) -> bool:
+        """Never: batches, draws and arithmetic are the same each time."""
+        return False
+
+    @property
     def threads(self) -> int:
         """Torch's own."""
         return torch.get_num_threads()
@@ -78,6 +87,42 @@ class Track:
         self.open(arm)
         assert arm.progress is not None and self.bench is not None
         arm.progress.resume(self.bench.model, self.optimizer, self._others())
+        self.start.restore_randomness()
+
+    def train_on(self, arm: Runner, until: float, text: str) -> None:
+        """Train the kept arm on, as long as its unseen loss falls and the budget lasts.
+
+        Args:
+            arm: The one that was kept; its steps and scores go on.
+            until: Share of the budget at which to stop.
+            text: What to tell.
+        """
+        assert self.bench is not None and arm.progress is not None
+        bench, spell, best = self.bench, max(1, round(arm.steps * TRAINED_ON)), arm.progress
+        best_steps, score = arm.steps, arm.score
+        set_randomness(best.randomness)
+        batch_at = self.data.order(arm.seed)
+        steps = arm.steps
+        while self.deadline.share < until and math.isfinite(score):
+            with express(bench.model, self.optimizer) as lent:
+                for _ in range(spell):
+                    if self.deadline.share >= until:
+                        break
+                    self.tell(f"{text}: step {steps + 1}", self.deadline.share)
+                    loss = self._step(bench, batch_at(steps), lent)
+                    steps += 1
+                    self.deadline.taken += 1
+                    if loss is not None and not math.isfinite(loss):
+                        break
+                score = self._judge_arm(arm, bench)
+            if score < arm.scores[best_steps]:
+                best = Progress.take(bench.model, self.optimizer, self._others())
+                best_steps = steps
+                arm.scores[steps] = score
+            elif score - arm.scores[best_steps] > LEAST_GAIN * abs(arm.scores[best_steps]):
+                break
+        best.resume(bench.model, self.optimizer, self._others())
+        arm.steps = best_steps
         self.start.restore_randomness()
 
     def take_back(self) -> None:
@@ -115,11 +160,12 @@ class Track:
         times = []
         try:
             batch_at = self.data.order(self.seed)
-            for step in range(steps):
-                self.tell("measuring the pace", self.deadline.share)
-                began = time.perf_counter()
-                self._step(Bench(model=self.model), batch_at(step))
-                times.append(time.perf_counter() - began)
+            with express(self.model, self.optimizer) as lent:
+                for step in range(steps):
+                    self.tell("measuring the pace", self.deadline.share)
+                    began = time.perf_counter()
+                    self._step(Bench(model=self.model), batch_at(step), lent)
+                    times.append(time.perf_counter() - began)
             return min(times)
         finally:
             self.start.put_back()
@@ -197,12 +243,18 @@ class Track:
             seed_randomness(arm.seed)
         if arm.steps == 0 and (arm.prescription is None or self.starts):
             arm.scores[0] = self._judge_arm(arm, bench)
+        with express(bench.model, self.optimizer) as lent:
+            self._train_to(arm, bench, goals, text, lent)
+
+    def _train_to(
+        self, arm: Runner, bench: Bench, goals: tuple[int, ...], text: str, lent: Express
+    ) -> None:
         batch_at = self.data.order(arm.seed)
         for goal in (goal for goal in goals if goal > arm.steps):
             while arm.steps < goal:
                 if arm.steps % TOLD_EVERY == 0:
                     self.tell(text, self.deadline.share)
-                loss = self._step(bench, batch_at(arm.steps))
+                loss = self._step(bench, batch_at(arm.steps), lent)
                 arm.steps += 1
                 self.deadline.taken += 1
                 if loss is not None:
@@ -217,7 +269,7 @@ class Track:
                 arm.diverged = True
                 return
 
-    def _step(self, bench: Bench, batch: Any) -> float | None:
+    def _step(self, bench: Bench, batch: Any, lent: Express) -> float | None:
         """One optimizer step; LBFGS and its kin get a closure.
 
         Returns:
@@ -241,7 +293,15 @@ class Track:
         if isinstance(self.optimizer, torch.optim.LBFGS):
             self.optimizer.step(closure)  # type: ignore[no-untyped-call]
         else:
-            closure()
+            noise = randomness() if lent.untried else None
+            try:
+                closure()
+            except Exception:
+                if noise is None:
+                    raise
+                lent.release()  # what was raised may come of the way it was run
+                set_randomness(noise)
+                closure()
             if math.isfinite(value):
                 self.optimizer.step()
         return -value if self.upside_down else value

@@ -18,6 +18,7 @@ from gradmend.engine.trial.race import (
     FINALISTS,
     FIRST_ROUND,
     SURVIVES_FIRST,
+    THRIFTY_ROUND,
     agrees,
     apart,
     beats,
@@ -26,6 +27,7 @@ from gradmend.engine.trial.race import (
     gain,
     goals,
     repeats,
+    stands_still,
     suffices,
     survivors,
 )
@@ -53,6 +55,12 @@ class Trial:
     combine: Combine = lambda best: ()
     guess: float | None = None
     """Unseen loss of a model that knows nothing, if known."""
+    kept: Runner | None = None
+    """After :meth:`run`: the winner."""
+    thrifty: bool = False
+    """Whether a step is so dear that the budget is spent where it counts: an original whose
+    gradient underflows and that stands still is not trained to the end, and few candidates
+    start."""
 
     def run(
         self, candidates: tuple[Prescription, ...], local: int = 0
@@ -82,6 +90,7 @@ class Trial:
                 self.trainer.put_back()
                 return None, verdict
             self.trainer.keep(winner)
+            self.kept = winner
             return winner.prescription, verdict
         except BaseException:
             self.trainer.take_back()
@@ -92,7 +101,7 @@ class Trial:
     ) -> tuple[Runner | None, Verdict]:
         stops = goals(self.steps)
         original = Runner(prescription=None, seed=self.seed)
-        self.trainer.train([original], stops, "training the model as it is")
+        self._train_original(original, stops)
         if original.unfinished(self.steps):
             reason = "the budget ended before the original was trained once; nothing was changed"
             return None, self._verdict(False, reason, original, ())
@@ -116,6 +125,14 @@ class Trial:
                 "the best candidate did not beat the original with every seed; nothing was changed"
             )
         return None, self._verdict(False, reason, original, self._records(arms))
+
+    def _train_original(self, original: Runner, stops: tuple[int, ...]) -> None:
+        text = "training the model as it is"
+        if self.thrifty:
+            self.trainer.train([original], stops[:2], text)
+            original.still = not original.diverged and stands_still(original)
+        if not original.still:
+            self.trainer.train([original], stops, text)
 
     def _finals(self, arms: list[Runner], original: Runner, stops: tuple[int, ...]) -> list[Runner]:
         """Those that survive every stop, trained to the end."""
@@ -182,12 +199,15 @@ class Trial:
 
         race(candidates[:local], stops[:2])
         if not any(suffices(arm, original, stops[:2][-1], self.guess) for arm in arms):
-            for first in range(local, len(candidates), FIRST_ROUND):
-                race(candidates[first : first + FIRST_ROUND], stops[:1])
+            most = THRIFTY_ROUND if self.thrifty else FIRST_ROUND
+            for first in range(local, len(candidates), most):
+                race(candidates[first : first + most], stops[:1])
                 if any(arm.at(stops[0]) < original.at(stops[0]) for arm in arms):
                     break
         best = min(arms, key=lambda arm: arm.at(stops[0]), default=None)
         if best is not None and best.prescription and math.isfinite(best.at(stops[0])):
+            if self.thrifty and suffices(best, original, stops[0], self.guess):
+                return arms
             race(self.combine(best.prescription), stops[:1])
         return arms
 
@@ -256,10 +276,13 @@ class Trial:
         closed: float,
     ) -> Verdict:
         stick = self.trainer.yardstick
+        if original.still:
+            closing = f"; the original stood still and was stopped after {original.steps} steps"
+        else:
+            closing = "; the smallest change that closes 90 % of the gap"
         reason = (
             f"{arm.name}: {stick.name} {self._spoken(original)} -> {self._spoken(arm)} after"
-            f" {self.steps} steps, {_confirmed([(original, arm), *pairs], stick)}; the smallest"
-            " change that closes 90 % of the gap"
+            f" {self.steps} steps, {_confirmed([(original, arm), *pairs], stick)}{closing}"
         )
         return replace(
             self._verdict(True, reason, original, others),
