@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from gradmend.errors import UnknownName
+from gradmend.probe.collecting import collecting_later
 from gradmend.records.finding import Finding, Severity
 from gradmend.records.prescription import (
     KEEPS,
@@ -23,7 +24,7 @@ from gradmend.theory.guessing import below_a_guess
 
 MOST_COMBINED = 4
 """Combinations tried with the best candidate."""
-PER_CHANGE = {Change.INITIALISATION: 2, Change.OPTIMIZER: 2}
+PER_CHANGE = {Change.INITIALISATION: 3, Change.OPTIMIZER: 2}
 """Candidates of one kind of change that start before other kinds had their turn; else one."""
 MOST_LOCAL = 3
 """Candidates that change no more than what is guilty and get a round of their own."""
@@ -69,6 +70,14 @@ class Candidates:
         """Every single one, in the order to try them."""
         return tuple(option.prescription for option in self.options)
 
+    def built_at(self, line: str) -> Candidates:
+        """The same, for the model that a line of a script builds."""
+        options = (
+            replace(each, prescription=replace(each.prescription, built_at=line))
+            for each in self.options
+        )
+        return replace(self, options=tuple(options))
+
     def combined(self, best: Prescription) -> tuple[Prescription, ...]:
         """What may go together with the best: companions, and answers to the causes it leaves.
 
@@ -80,6 +89,7 @@ class Candidates:
             for option in self.options
             if set(option.prescription.remedies).isdisjoint(best.remedies)
             and (option.companion or (option.turn == 0 and self._adds(option.prescription, best)))
+            and not _both_scale_the_rate(option.prescription, best)
         ]
         found = sorted((together(best, other) for other in left), key=lambda p: p.size)
         if len(left) > 1 and len(found) < MOST_COMBINED:
@@ -94,6 +104,7 @@ class Candidates:
         return apart or (own_cause and notable)
 
 
+@collecting_later()
 def prescribe(findings: tuple[Finding, ...], trace: Trace, keep: Iterable[str] = ()) -> Candidates:
     """Ask every remedy that treats a finding.
 
@@ -276,6 +287,12 @@ def _largest(prescription: Prescription) -> Change:
 def _means(prescription: Prescription) -> str:
     """What it works by, for the first part: two clippings are more alike than a clip and a rate."""
     return prescription.edits[0].kind if prescription.edits else ""
+
+
+def _both_scale_the_rate(one: Prescription, other: Prescription) -> bool:
+    """Whether the learning rate would be scaled twice for the same reason."""
+    kinds = [{edit.kind for edit in p.edits} for p in (one, other)]
+    return all("scale_learning_rate" in kind for kind in kinds)
 
 
 def _phase(change: Change) -> int:

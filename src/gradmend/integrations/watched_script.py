@@ -17,6 +17,9 @@ from gradmend.records.finding import Severity
 
 if TYPE_CHECKING:  # torch comes when the script wants it, with the settings it has made by then
     from gradmend.engine.watching.script import ScriptWatch
+    from gradmend.integrations.injection import Injection
+    from gradmend.integrations.treating import Applied
+    from gradmend.records.prescription import Prescription
     from gradmend.records.report import Report
 
 _RANK, _RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -36,6 +39,12 @@ class RunOptions:
     looks: bool = True
     stop_when_dead: bool = False
     fail_on: Severity | None = None
+    prescription: Path | None = None
+    """Edits for the script's model, made as it is built; a JSON file."""
+
+
+NOT_APPLIED = 2
+"""Exit status of a run whose prescription fits nothing that the script trains."""
 
 
 def run_watched(
@@ -57,7 +66,7 @@ def run_watched(
     """
     _check(options)
     home = Path.cwd()
-    session = _Session(target, options, home)
+    session = _Session(target, options, home, _prescription(options))
     return run_script(
         target,
         arguments,
@@ -81,11 +90,27 @@ def _check(options: RunOptions) -> None:
         )
 
 
+def _prescription(options: RunOptions) -> Prescription | None:
+    if options.prescription is None:
+        return None
+    from gradmend.engine.files import read_prescription
+
+    found = read_prescription(options.prescription)
+    if not found:
+        raise BadInput(
+            f"{options.prescription} holds no edit", "nothing would be changed", "leave --with out"
+        )
+    return found
+
+
 class _Session:
     """One watched script, from its import of torch to its end."""
 
-    def __init__(self, target: str, options: RunOptions, home: Path) -> None:
-        self.options, self.home = options, home
+    def __init__(
+        self, target: str, options: RunOptions, home: Path, prescription: Prescription | None
+    ) -> None:
+        self.options, self.home, self.prescription = options, home, prescription
+        self.injection: Injection | None = None
         self.name = Path(target).stem if target not in (".", "..") else home.name
         self.command = " ".join(("gradmend run", Path(target).name))
         self.watch: ScriptWatch | None = None
@@ -103,8 +128,24 @@ class _Session:
             stop_when_dead=self.options.stop_when_dead,
             name=self.name,
             command=self.command,
+            beginnings=False,  # nothing is going to be repaired
         )
+        if self.prescription is not None:
+            from gradmend.integrations.injection import Injection
+
+            self.injection = Injection(self.prescription, tell=self._applied)
+            self.injection.deaf = self.watch.taps.deaf
+            self.injection.open()  # first, so that the watch hears the script's own loss
         self.watch.__enter__()
+
+    def _applied(self, applied: Applied) -> None:
+        """A model has its edits; one line for the first, as a loop may build many."""
+        assert self.injection is not None and self.prescription is not None
+        if len(self.injection.applied) > 1:
+            return
+        what = ", ".join(self.prescription.remedies) or f"{applied.edits} edit(s)"
+        notes = "".join(f"; {note}" for note in applied.notes)
+        _say(f"gradmend: applied {what} to {applied.model} and its {applied.optimizer}{notes}")
 
     def _folder(self) -> Path:
         from gradmend.store.folders import new_folder
@@ -125,12 +166,15 @@ class _Session:
         return post_mortem(self.watch.report(), folder=self._shown())
 
     def at_end(self, outcome: Outcome) -> int | None:
-        """The closing words, and the status that ``--fail-on`` asks for."""
+        """The closing words, and the status that the options ask for."""
         if self.watch is None:
             if not self.begun:  # else its failure was told when it happened
                 _say("gradmend: the script imported no torch, so there was nothing to watch.")
-            return None
+            return self._unapplied(outcome)
         self.watch.close(outcome.error)
+        unapplied = self._unapplied(outcome)
+        if unapplied is not None:
+            return unapplied
         if not self.watch.trained:
             _say("gradmend: no optimizer took a step, so there is nothing to report.")
             return None
@@ -151,6 +195,25 @@ class _Session:
         if self.watch.record.trouble:
             _say(f"gradmend: the run was not written to disk: {self.watch.record.trouble}")
         return self._status(report)
+
+    def _unapplied(self, outcome: Outcome) -> int | None:
+        """Say what became of the prescription, where that has not been said."""
+        if self.prescription is None:
+            return None
+        injection = self.injection
+        if injection is not None:
+            injection.close()
+            if injection.refused is not None:
+                _say(f"gradmend: {injection.refused} Nothing was trained.")
+                return NOT_APPLIED
+            if len(injection.applied) > 1:
+                _say(f"gradmend: the prescription was applied to {len(injection.applied)} models.")
+            if injection.applied:
+                return None
+        if outcome.how != "raised":
+            wanted = self.prescription.model or "model"
+            _say(f"gradmend: the script trained no {wanted}, so the prescription was not applied.")
+        return NOT_APPLIED
 
     def _status(self, report: Report) -> int | None:
         floor = self.options.fail_on

@@ -140,6 +140,9 @@ class Prescription:
     with them, too: a softmax taken away, a logarithm added, a sign turned."""
     model: str = ""
     """Class of the model it was written for; a note, not a lock."""
+    built_at: str = ""
+    """``train.py:42``, from the script's folder: the line that built that model, where it was one
+    of a script's; it tells two models of one class apart."""
     schema: int = SCHEMA
 
     def __bool__(self) -> bool:
@@ -168,6 +171,7 @@ class Prescription:
             keeps_function=self.keeps_function and other.keeps_function,
             mends_loss=self.mends_loss or other.mends_loss,
             model=self.model or other.model,
+            built_at=self.built_at or other.built_at,
         )
 
 

@@ -8,19 +8,26 @@ from gradmend.records.finding import Finding
 from gradmend.records.prescription import Argument, Change, Edit, Prescription, Refusal
 from gradmend.records.trace import Trace
 from gradmend.registry import remedy
-from gradmend.theory.gates import FEWEST_STEPS
-from gradmend.theory.recurrent_layers import RecurrentLayer, blamed, reaches_the_first_step
+from gradmend.theory.gates import FEWEST_STEPS, MANY_STEPS
+from gradmend.theory.recurrent_layers import (
+    RecurrentLayer,
+    blamed,
+    rate_for_memory,
+    reaches_the_first_step,
+)
 
 _FITS = {"LSTM": ("RNN", "GRU"), "GRU": ("RNN", "RNNCell")}
 """What each may take the place of. An LSTMCell answers two states, so that a loop around another
 cell would have to be written anew."""
-_GATES: dict[str, dict[str, Argument]] = {
-    "LSTM": {"spread": "same", "admit": "balanced", "read": 1.0},
-    "GRU": {"spread": "uniform"},
-}
+_EVEN: dict[str, Argument] = {"spread": "same", "admit": "balanced", "read": 1.0}
+_CHRONO: dict[str, Argument] = {"spread": "uniform", "admit": "chrono"}
+_SPREAD: dict[str, Argument] = {"spread": "uniform"}
+_SHORT = (("LSTM", _EVEN), ("GRU", _SPREAD))
+_LONG = (("LSTM", _CHRONO), ("LSTM", _EVEN), ("GRU", _SPREAD))
+"""Best first; over few steps the even gates learn what the spread ones do."""
 
 
-@remedy(treats=["gradient-lost-through-time"], changes=[Change.CELL])
+@remedy(treats=["gradient-lost-through-time"], changes=[Change.CELL, Change.OPTIMIZER])
 def replace_cell(findings: tuple[Finding, ...], trace: Trace) -> Iterator[Prescription | Refusal]:
     """Put an LSTM or a GRU in the place of each layer to blame, with gates for its sequence.
 
@@ -30,8 +37,11 @@ def replace_cell(findings: tuple[Finding, ...], trace: Trace) -> Iterator[Prescr
         as they do and keeps its cell to itself, so the code around it stays. Recurrent weights
         are orthogonal in each gate's block (times 0.7 in an LSTM). For sequences of T steps the
         LSTM's forget gates have a bias of log(T - 1), its input gates one that keeps the cell's
-        variance, its output gates 1; the GRU's update gates have log U[1, T - 1]. The optimizer
-        trains the new weights where it trained the old ones.
+        variance, its output gates 1; the GRU's update gates have log U[1, T - 1]. Over 100 steps
+        and more the LSTM comes first with chrono gates (forget log U[1, T - 1], input the same
+        with the other sign), and an adaptive optimizer's rate is raised to 0.32 / H for H units
+        where it is below; last at the rate as it is. The optimizer trains the new weights where it
+        trained the old ones.
 
     Why it should work:
         An LSTM's cell adds, and is multiplied by the forget gate alone: 1 - 1/T at each of T
@@ -51,8 +61,9 @@ def replace_cell(findings: tuple[Finding, ...], trace: Trace) -> Iterator[Prescr
         for a cell.
 
     What it costs:
-        Three (GRU) or four (LSTM) times the weights and the time of an RNN. What the layer has
-        learned is lost.
+        Three (GRU) or four (LSTM) times the weights of an RNN; in time one to seven times as much,
+        a GRU the most on a CPU. What the layer has learned is lost. A higher rate is one for the
+        whole model.
 
     References:
         Hochreiter and Schmidhuber 1997; Cho et al. 2014; Tallec and Ollivier 2018; Orvieto et
@@ -67,30 +78,49 @@ def replace_cell(findings: tuple[Finding, ...], trace: Trace) -> Iterator[Prescr
         )
         yield Refusal(remedy="replace-cell", finding=findings[0].name, reason=reason)
         return
-    for cell, found in fitting.items():
-        if not found:
-            continue
-        paths = tuple(layer.path for layer in found)
-        yield Prescription(
-            edits=(
-                Edit(
-                    kind="replace_cell",
-                    targets=paths,
-                    args={
-                        "cell": cell,
-                        "steps": [layer.steps for layer in found],
-                        "seed": 0,
-                        **_GATES[cell],
-                    },
-                ),
-            ),
-            predictions=(reaches_the_first_step(trace, paths),),
-            changes=(Change.CELL,),
-            reason=(
-                f"{cell} in the place of {', '.join(f'{x.facts.kind} {x.path}' for x in found)},"
-                f" with gates for {max(layer.steps for layer in found)} steps"
-            ),
+    longest = max(layer.steps for found in fitting.values() for layer in found)
+    for cell, gates in _LONG if longest >= MANY_STEPS else _SHORT:
+        if fitting[cell]:
+            # Even gates hold one thing to remember, which is learned at the usual rate.
+            yield _prescription(trace, cell, fitting[cell], gates, fast=gates is not _EVEN)
+    if fitting["LSTM"] and rate_for_memory(trace, fitting["LSTM"]) is not None:
+        yield _prescription(trace, "LSTM", fitting["LSTM"], _CHRONO, fast=False)
+
+
+def _prescription(
+    trace: Trace,
+    cell: str,
+    layers: list[RecurrentLayer],
+    gates: dict[str, Argument],
+    *,
+    fast: bool,
+) -> Prescription:
+    """One cell for all layers to blame, with a rate for its gates where that is wanted."""
+    paths = tuple(layer.path for layer in layers)
+    edits = [
+        Edit(
+            kind="replace_cell",
+            targets=paths,
+            args={"cell": cell, "steps": [layer.steps for layer in layers], "seed": 0, **gates},
         )
+    ]
+    changes = [Change.CELL]
+    reason = (
+        f"{cell} in the place of {', '.join(f'{x.facts.kind} {x.path}' for x in layers)},"
+        f" with gates for {max(layer.steps for layer in layers)} steps"
+    )
+    faster = rate_for_memory(trace, layers) if fast else None
+    if faster is not None:
+        edit, rate = faster
+        edits.append(edit)
+        changes.append(Change.OPTIMIZER)
+        reason += f" and a learning rate of {rate:.2g} at which they are learned"
+    return Prescription(
+        edits=tuple(edits),
+        predictions=(reaches_the_first_step(trace, paths),),
+        changes=tuple(changes),
+        reason=reason,
+    )
 
 
 def _wanted(layer: RecurrentLayer) -> str:

@@ -73,7 +73,8 @@ def _ending(trace: Trace, total: Operation, op: Operation) -> Ending | None:
         if op.weights is not None:
             facts = op.weights
             names = (facts.parameter, *((facts.bias,) if facts.bias else ()))
-            return Ending(total.id, names, op.module, facts.module_is_plain, exact)
+            plain = facts.module_is_plain or _is_attention(trace, op.module, facts.parameter)
+            return Ending(total.id, names, op.module, plain, exact)
         if op.cause == "normalisation":
             module = trace.module_at.get(op.module)
             if module is None or not module.parameters:
@@ -85,3 +86,19 @@ def _ending(trace: Trace, total: Operation, op: Operation) -> Ending | None:
             return None
         op = trace.operations[op.upstream[0]]
     return None
+
+
+def _is_attention(trace: Trace, path: str, parameter: str) -> bool:
+    """Whether a branch is what torch's own attention answers first, by its last projection.
+
+    Inside of torch's own transformer layers it is not: in inference those read its weights.
+    """
+    module, holder = trace.module_at.get(path), trace.module_at.get(path.rpartition(".")[0])
+    return (
+        module is not None
+        and (holder is None or "norm_first" not in holder.settings)
+        and module.kind == "MultiheadAttention"
+        and module.standard
+        and module.calls == module.uses == 1
+        and parameter == f"{path}.out_proj.weight"
+    )

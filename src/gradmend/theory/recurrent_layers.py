@@ -8,13 +8,16 @@ from dataclasses import dataclass
 
 from gradmend.records.finding import Finding
 from gradmend.records.layout import ModuleFacts
-from gradmend.records.prescription import Prediction
+from gradmend.records.prescription import Edit, Prediction
 from gradmend.records.trace import Trace
+from gradmend.theory.gates import MANY_STEPS, memory_rate
 from gradmend.theory.repeated import repeated_modules
 
 PLAIN = ("RNN", "RNNCell")
 GATED = ("LSTM", "GRU", "LSTMCell", "GRUCell", "HiddenLSTM")
 
+FASTER = 1.5
+"""Times a rate must grow to be another; our choice."""
 LOST = -4.0
 """Decades over a sequence: as in the rule gradient-lost-through-time."""
 KEPT = 2.0
@@ -50,6 +53,12 @@ class RecurrentLayer:
     def rectified(self) -> bool:
         """Whether it is a plain layer of ReLU."""
         return self.facts.kind in PLAIN and self.facts.settings.get("nonlinearity") == "relu"
+
+    @property
+    def units(self) -> int:
+        """Of its state; 0 where not known."""
+        size = self.facts.settings.get("hidden_size")
+        return size if isinstance(size, int) and size > 0 else 0
 
     @property
     def has_biases(self) -> bool:
@@ -119,6 +128,23 @@ def decades_through_time(trace: Trace) -> float | None:
     spans = [r.log10_span for r in trace.recurrences if not math.isnan(r.log10_span)]
     spans += [found.span for found in repeated_modules(trace, 0.0)]
     return max(spans, key=abs, default=None)
+
+
+def rate_for_memory(trace: Trace, layers: Iterable[RecurrentLayer]) -> tuple[Edit, float] | None:
+    """A learning rate at which open gates are learned to be used in a trial's length.
+
+    Returns:
+        The edit and the rate it leads to; ``None`` where sequences are short, steps have the
+        gradient's size, or the rate is about as large already.
+    """
+    known = [layer for layer in layers if layer.units]
+    rate = trace.optimizer.learning_rate if trace.optimizer is not None else None
+    if trace.optimizer is None or not trace.optimizer.adaptive or not rate or not known:
+        return None
+    wanted = min(memory_rate(layer.units) for layer in known)
+    if max(layer.steps for layer in known) < MANY_STEPS or wanted < FASTER * rate:
+        return None
+    return Edit(kind="scale_learning_rate", args={"factor": wanted / rate}), wanted
 
 
 def reaches_the_first_step(trace: Trace, treated: Iterable[str]) -> Prediction:

@@ -33,7 +33,7 @@ def _runs(home: Path, act: dict[str, Any], steps: int = 40, **more: Any) -> Scri
     places = home.parent / "places"
     places.mkdir(exist_ok=True)
     plan = plan_of(Command(target="act.json", home=home))
-    more = {"deadline": Deadline(seconds=60.0), "jobs": 2, "threads": 1} | more
+    more = {"deadline": Deadline(steps=10**6), "jobs": 2, "threads": 1} | more
     return ScriptRuns(plan=plan, places=places, steps=steps, **more)
 
 

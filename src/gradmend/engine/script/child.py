@@ -97,6 +97,7 @@ class Child:
             "seconds": order.seconds,
             "watch": order.watch,
             "report_to": str(self.report_path) if order.watch else None,
+            "folder": str(work),
             "writable": [str(work)],
             "words": words_out,
             "orders": orders_in,
@@ -110,7 +111,7 @@ class Child:
             with self.output_path.open("wb") as output:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", MODULE, str(spec)],
-                    cwd=work,
+                    cwd=spec.parent,  # not its own folder: a types.py there would hide Python's
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=output,

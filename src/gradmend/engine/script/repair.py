@@ -176,6 +176,7 @@ def _fix(runs: ScriptRuns, plan: Plan, wishes: Wishes, deadline: Deadline, show:
             " without; nothing was changed"
         )
     found = prescribe(report.at_least(Severity.WARNING), report.trace, wishes.keep)
+    found = found.built_at(_line(report.script))
     report = replace(report, advice=found.advice, refusals=found.refusals)
     fixed = replace(fixed, report=report, candidates=found)
     if not found.prescriptions:
@@ -234,6 +235,11 @@ def _with_winner(
         return replace(report, prescription=winner, verdict=verdict)
     verdict = replace(verdict, checked=check_predictions(winner.predictions, after))
     return replace(report, prescription=winner, verdict=verdict, after=after)
+
+
+def _line(facts: ScriptFacts | None) -> str:
+    place = facts.model_place if facts is not None else None
+    return f"{place.file}:{place.line}" if place is not None else ""
 
 
 def _at_home(facts: ScriptFacts, work: Path) -> ScriptFacts:

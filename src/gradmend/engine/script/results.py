@@ -90,4 +90,4 @@ def suggested(fixed: ScriptFix, name: str) -> Suggestion:
             continue  # built by a library, or in a file of another encoding: it says so itself
     trace = fixed.report.trace
     found = SourceFacts.of(own, facts, trace.modules, trace.optimizer)
-    return suggest(sources, fixed.prescription, found, saved_as=name)
+    return suggest(sources, fixed.prescription, found, path=name)

@@ -93,6 +93,8 @@ def survivors(
 ) -> list[Runner]:
     """Arms that close a part of the best gap so far: the best, the smallest, the next best.
 
+    Where none has gained anything, the first ones.
+
     Args:
         arms: Those that came to ``step``.
         original: The unedited model's training.
@@ -106,8 +108,10 @@ def survivors(
         return []
     base = base_of(original, ran, step, guess)
     best = gain(base, ran[0].at(step))
-    # Where no arm gains anything yet, half of the best's loss would cut the best itself.
-    able = [arm for arm in ran if best <= 0 or gain(base, arm.at(step)) >= share * best]
+    if best <= LEAST_GAIN * abs(base):
+        # A plateau: who is ahead there is chance, and the order they came in is not.
+        return [arm for arm in arms if arm in ran][:most]
+    able = [arm for arm in ran if gain(base, arm.at(step)) >= share * best]
     smallest = min(able, key=lambda arm: (arm.size, arm.at(step)))
     kept = [able[0], smallest, *able[1:]]
     return list({id(arm): arm for arm in kept}.values())[:most]
@@ -120,7 +124,7 @@ def clear_winner(
     base = base_of(original, arms, step, guess)
     best = gain(base, min(arm.at(step) for arm in arms))
     smallest = min(arms, key=lambda arm: (arm.size, arm.at(step)))
-    close = best > 0 and gain(base, smallest.at(step)) >= (1 + CLOSES) / 2 * best
+    close = best > LEAST_GAIN * abs(base) and gain(base, smallest.at(step)) >= (1 + CLOSES) / 2 * best
     return [smallest] if close else list(arms)
 
 

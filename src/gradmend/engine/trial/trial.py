@@ -238,9 +238,10 @@ class Trial:
                 if any(one.unfinished(stop) for one in ((twin,) if seen else (again, twin))):
                     return pairs  # the budget ended
                 done = stop == self.steps or twin.diverged or twin.error is not None
-                if done and seen and not repeats(twin, arm, original, self.guess):
-                    return None
-                if done and not seen and not beats(twin, again, self.guess):
+                if done and not (
+                    repeats(twin, arm, original, self.guess)
+                    and (seen or beats(twin, again, self.guess))
+                ):
                     return None
                 seen = seen or agrees(twin, again, arm, original, self.guess)
                 if done or (seen and not delicate):
