@@ -279,9 +279,13 @@ def rules() -> tuple[Rule, ...]:
 @cache
 def remedies() -> tuple[Remedy, ...]:
     """Every remedy, those that change least first."""
-    found = sorted(
-        _discover("gradmend.remedies", Remedy), key=lambda r: (max(r.changes), r.changes, r.name)
-    )
+
+    def place(remedy: Remedy) -> tuple[Change, tuple[Change, ...], str]:
+        # A learning rate that comes with another change does not count.
+        own = tuple(c for c in remedy.changes if c is not Change.OPTIMIZER) or remedy.changes
+        return max(own), own, remedy.name
+
+    found = sorted(_discover("gradmend.remedies", Remedy), key=place)
     _refuse_twins([r.name for r in found])
     return tuple(found)
 

@@ -44,6 +44,7 @@ SHOWN = {
     "delta-orthogonal-init": "initialisation: small weights before tanh, convolutions",
     "fixup-init": "residual_stack(depth=24, activation='gelu', width=32)",
     "he-init": "mlp(depth=24, activation='relu')",
+    "looks-linear-init": "mlp(depth=24, activation='relu')",
     "lecun-init": "initialisation: small weights before SELU",
     "open-gates": "recurrence: LSTM that forgets",
     "orthogonal-init": "initialisation: a stack of linear maps",

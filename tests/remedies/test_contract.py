@@ -34,21 +34,18 @@ from gradmend.records.prescription import KEEPS, Advice, Prescription, Refusal
 from gradmend.registry import Remedy, find, remedies
 
 SCALE = "speaks of the weights only: inputs a hundred times too large are two decades by themselves"
-RIM = "the zeros that pad a convolution are no half: a bias that centres sigmoids is wrong there"
 LOUD = "the output layer was drawn as large: a signal that comes through is what shows it"
 BAD_SCALE = "mlp(depth=30, activation='tanh', scale=100.0)"
 STEEP = "mlp(depth=40, activation='sigmoid', init='orthogonal', gain=4.0)"
 EXCEPTIONS: dict[tuple[str, str, str], str] = {
     ("critical-init", BAD_SCALE, "signal_lost"): SCALE,
     ("insert-batch-norm", BAD_SCALE, "signal_lost"): SCALE,
-    ("shape-kernel", BAD_SCALE, "signal_lost"): SCALE,
-    ("critical-init", "activations: sigmoids behind convolutions", "signal_lost"): RIM,
     ("add-scaled-residual", STEEP, "new: init-gain-too-large"): LOUD,
 }
 """(remedy, case, quantity): why the prediction does not hold there. Each is a promise too many."""
 UNFIT: set[tuple[tuple[str, ...], str]] = set()
 """(remedies, case): combinations that do not fit after all, which a race finds out."""
-BORDERLINE = {("critical-init", "cnn(depth=16, activation='relu', norm=False)", "signal_lost")}
+BORDERLINE = {("shape-kernel", BAD_SCALE, "signal_lost")}
 """Within half a decade of the limit: held with some seeds and not with others."""
 SLOW = {
     "mlp(depth=100, activation='sigmoid')",

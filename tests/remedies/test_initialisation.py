@@ -5,7 +5,16 @@ from functools import cache
 
 import pytest
 import torch
-from cases_initialisation import SUBJECTS, convolutions, every_weight, mlp, scale, training, vectors
+from cases_initialisation import (
+    SUBJECTS,
+    convolutions,
+    every_weight,
+    mlp,
+    pictures,
+    scale,
+    training,
+    vectors,
+)
 from subjects import Subject
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,7 +35,8 @@ from gradmend.zoo.specimen import build
 
 ROOM = (
     "balance-layers", "break-symmetry", "centre-bias", "critical-init", "delta-orthogonal-init",
-    "fixup-init", "he-init", "lecun-init", "orthogonal-init", "redraw-layer", "rescale-by-data",
+    "fixup-init", "he-init", "lecun-init", "looks-linear-init", "orthogonal-init", "redraw-layer",
+    "rescale-by-data",
     "revive-dead-units", "xavier-init", "zero-init-residual",
 )  # fmt: skip
 
@@ -85,7 +95,7 @@ WHO: dict[str, set[str]] = {
     "small weights before SELU": {"critical-init", "lecun-init", "rescale-by-data"},
     "a stack of linear maps": {"orthogonal-init", "rescale-by-data"},
 }  # fmt: skip
-"""Which remedies fit, of all fourteen: few, and each for its own kind of network."""
+"""Which remedies fit, of all fifteen: few, and each for its own kind of network."""
 
 
 @pytest.mark.parametrize("case", WHO)
@@ -96,7 +106,9 @@ def test_only_those_answer_that_are_made_for_it(case: str) -> None:
 def test_a_rectified_net_gets_hes_scale_and_a_tanh_net_glorots() -> None:
     relu = zoo("mlp", depth=12, activation="relu", init="normal", gain=0.2)
     tanh = zoo("mlp", depth=8, activation="tanh", init="normal", gain=12.0)
-    assert set(prescribed(relu)) == {"critical-init", "he-init", "rescale-by-data"}
+    assert set(prescribed(relu)) == {
+        "critical-init", "he-init", "looks-linear-init", "rescale-by-data",
+    }  # fmt: skip
     assert set(prescribed(tanh)) == {"critical-init", "xavier-init", "rescale-by-data"}
     # AND the leak counts
     leaky = training(
@@ -320,7 +332,7 @@ def test_activations_whose_scale_drifts_keep_gradient_and_signal_all_the_same(na
                          "softplus": nn.Softplus}[name], width=64),
         lambda m: every_weight(m, lambda p: p.normal_(0.0, 0.02)),
     )(0)  # fmt: skip
-    (critical,) = prescribed(subject)["critical-init"]
+    critical, *_ = prescribed(subject)["critical-init"]
     gradmend.apply(critical, subject.model, seed=1)
     trace, _ = seen(subject)
     for checked in check_predictions(critical.predictions, trace):
@@ -395,3 +407,69 @@ def test_subjects_are_fresh_and_alike_for_one_seed() -> None:
         )
     assert len(vectors(0)) == 8
     assert isinstance(convolutions(2, nn.ReLU), nn.Sequential)
+
+
+# -- mirrored pairs
+
+
+def deep(depth: int, act: type[nn.Module], fill: float = 0.5, rate: float = 1e-3) -> Subject:
+    """A deep net whose weights are half of what torch draws, trained by Adam."""
+    made = training(
+        lambda: mlp(depth, act), lambda m: every_weight(m, lambda p: p.mul_(fill))
+    )(0)  # fmt: skip
+    return replace(made, optimizer=torch.optim.Adam(made.model.parameters(), lr=rate))
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.GELU, nn.SiLU])
+def test_a_deep_rectified_net_begins_linear_and_learns(act: type[nn.Module]) -> None:
+    # GIVEN forty plain layers WHEN they are drawn in mirrored pairs
+    subject = deep(40, act)
+    first, *_ = prescribed(subject)["looks-linear-init"]
+    gradmend.apply(first, subject.model)
+    # THEN gradient and signal are kept
+    trace, _ = seen(subject)
+    assert all(checked.held for checked in check_predictions(first.predictions, trace))
+    assert trace.total_decades == pytest.approx(0.0, abs=0.2)
+    # AND it learns at the first steps, which it does at no other draw
+    losses = []
+    for _ in range(4):
+        for x, y in subject.batches:
+            subject.optimizer.zero_grad()
+            loss = F.cross_entropy(subject.model(x), y)
+            loss.backward()
+            subject.optimizer.step()
+            losses.append(loss.item())
+    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
+
+
+def test_a_shallow_net_and_one_of_other_activations_are_not_drawn_in_pairs() -> None:
+    for subject, word in (
+        (deep(9, nn.ReLU), "hidden layers"),
+        (deep(14, nn.Tanh), "mirror image"),
+        (deep(14, nn.ELU), "mirror image"),
+    ):
+        (refused,) = answers(subject)["looks-linear-init"]
+        assert isinstance(refused, Refusal)
+        assert word in refused.reason
+
+
+def test_the_rate_comes_down_with_the_draw_where_neither_helps_alone() -> None:
+    # GIVEN a rate thirty times too high for the depth
+    first, second = prescribed(deep(30, nn.ReLU, rate=3e-2))["looks-linear-init"]
+    # THEN both changes come as one, and the draw alone after them
+    assert [edit.kind for edit in first.edits] == ["looks_linear", "scale_learning_rate"]
+    assert first.edits[1].args["factor"] == pytest.approx(3e-2 / 31 / 3e-2, rel=0.05)
+    assert [edit.kind for edit in second.edits] == ["looks_linear"]
+
+
+def test_convolutions_begin_at_their_centre_but_for_the_first() -> None:
+    subject = training(
+        lambda: convolutions(24, nn.ReLU),
+        lambda m: every_weight(m, lambda p: p.mul_(0.3)),
+        pictures,
+    )(0)
+    first, *_ = prescribed(subject)["looks-linear-init"]
+    assert first.edits[0].args["deltas"] == [False] + [True] * 23 + [False]
+    gradmend.apply(first, subject.model)
+    trace, _ = seen(subject)
+    assert all(checked.held for checked in check_predictions(first.predictions, trace))

@@ -11,14 +11,16 @@ from subjects import Subject
 from torch import Tensor, nn
 
 import gradmend
+from gradmend.edits import Bench, apply_edits
 from gradmend.engine.examine import with_optimizer
 from gradmend.engine.predictions import check_predictions
 from gradmend.probe.batch import Feeder
 from gradmend.probe.look import look
 from gradmend.records.finding import Finding, Severity
-from gradmend.records.prescription import Prescription, Refusal
+from gradmend.records.prescription import Change, Prescription, Refusal
 from gradmend.records.trace import Trace
 from gradmend.registry import Remedy, find
+from gradmend.theory.gates import memory_rate
 
 LOST, GROWN, SHUT = (
     "gradient-lost-through-time",
@@ -154,6 +156,56 @@ def test_a_rate_that_relu_recurrences_cannot_bear_is_lowered_and_no_other() -> N
         assert isinstance(answer, Prescription)
         factors = [e.args["factor"] for e in answer.edits if e.kind == "scale_learning_rate"]
         assert factors == ([pytest.approx(expected)] if expected else [])
+
+
+def rates(answer: object) -> list[float]:
+    assert isinstance(answer, Prescription)
+    factors = [e.args["factor"] for e in answer.edits if e.kind == "scale_learning_rate"]
+    assert all(isinstance(factor, float) for factor in factors)
+    return [factor for factor in factors if isinstance(factor, float)]
+
+
+def test_long_memories_are_learned_at_a_rate_for_their_width() -> None:
+    # GIVEN an LSTM and an RNN over 120 steps, trained at 3e-3
+    for make, remedy in ((nn.LSTM, "open-gates"), (nn.RNN, "replace-cell")):
+        long = looked(of(Recall(make(4, WIDTH, batch_first=True)), 120))
+        found = ask(remedy, long, finding(LOST, "layer"))
+        raised = [answer for answer in found if rates(answer)]
+        # THEN chrono gates come with a rate of 0.32 / H, and say so
+        factor = memory_rate(WIDTH) / 3e-3
+        assert raised
+        for answer in raised:
+            assert isinstance(answer, Prescription)
+            assert rates(answer) == [pytest.approx(factor)]
+            assert answer.changes[-1] is Change.OPTIMIZER
+            assert answer.edits[0].args["spread"] == "uniform"
+        # AND without it too, as the optimizer may have to stay as it is
+        assert any(
+            isinstance(a, Prescription)
+            and a.edits[0].args.get("admit") == "chrono"
+            and Change.OPTIMIZER not in a.changes
+            for a in found
+        )
+        # AND short sequences, high rates and plain descent keep theirs
+        short = looked(of(Recall(make(4, WIDTH, batch_first=True)), 60))
+        fast = of(Recall(make(4, WIDTH, batch_first=True)), 120)
+        fast.optimizer.param_groups[0]["lr"] = 0.01
+        plain = of(Recall(make(4, WIDTH, batch_first=True)), 120)
+        plain = replace(plain, optimizer=torch.optim.SGD(plain.model.parameters(), lr=3e-3))
+        for trace in (short, looked(fast), looked(plain)):
+            assert not any(rates(answer) for answer in ask(remedy, trace, finding(LOST, "layer")))
+
+
+def test_a_prescribed_rate_is_the_optimizers_after_the_edits_and_goes_back_with_them() -> None:
+    made = of(Recall(nn.RNN(4, WIDTH, batch_first=True)), 120)
+    answer = ask("replace-cell", looked(made), finding(LOST, "layer"))[0]
+    assert isinstance(answer, Prescription)
+    bench = apply_edits(Bench(model=made.model, optimizer=made.optimizer), answer.edits)
+    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(memory_rate(WIDTH))
+    assert isinstance(made.model.get_submodule("layer"), nn.LSTM)
+    bench.undo()
+    assert made.optimizer.param_groups[0]["lr"] == 3e-3
+    assert isinstance(made.model.get_submodule("layer"), nn.RNN)
 
 
 def test_only_the_layer_to_blame_is_touched() -> None:

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 import gradmend
 from gradmend.edits import Bench, apply_edits, export_plain
+from gradmend.engine.examine import with_optimizer
 from gradmend.engine.predictions import MEASURES, check_predictions
+from gradmend.errors import CannotApply
 from gradmend.probe.batch import Feeder
 from gradmend.probe.look import look
 from gradmend.records.finding import Evidence, Finding, Severity
-from gradmend.records.prescription import Advice, Change, Prescription, Refusal
+from gradmend.records.prescription import Advice, Change, Edit, Prescription, Refusal
 from gradmend.records.trace import Trace
 from gradmend.registry import find
 from gradmend.theory.branches import branch_endings
@@ -264,6 +266,22 @@ def test_deep_norm_takes_the_papers_figures() -> None:
     apply_edits(Bench(model=stack), edits)
 
 
+def test_deep_norm_comes_a_second_time_with_a_rate_for_its_smaller_weights() -> None:
+    # GIVEN eight layers trained by Adam: weights of (8 N)^(-1/4) need as much of the rate
+    model = encoder(8)
+    adam = torch.optim.Adam(model.parameters(), lr=1e-3)
+    first, second = asked("deep-norm", with_optimizer(seen(model, sequences()), adam, model), POST)
+    assert isinstance(first, Prescription)
+    assert isinstance(second, Prescription)
+    assert second.edits[:-1] == first.edits
+    assert second.edits[-1].args == {"factor": pytest.approx(64**-0.25)}
+    assert Change.OPTIMIZER in second.changes
+    assert Change.OPTIMIZER not in first.changes
+    # AND plain descent, whose step shrinks with the gradient, keeps its own
+    sgd = torch.optim.SGD(model.parameters(), lr=1e-3)
+    only(asked("deep-norm", with_optimizer(seen(model, sequences()), sgd, model), POST))
+
+
 def test_a_single_layer_at_fault_is_no_reason_for_skips() -> None:
     trace = seen(plain(12))
     one = finding("init-gain-too-large", "4")
@@ -298,6 +316,50 @@ def test_by_hand_the_branches_are_divided_instead() -> None:
     assert factors.args["factors"] == pytest.approx([0.5] * 16)
     assert set(factors.targets) == {f"layers.{i}.{m}" for i in range(8) for m in ("out", "down")}
     assert weights.args["factors"] == pytest.approx([1 / 8] * 32)
+
+
+class WithAttention(nn.Module):
+    """One with torch's own attention, as most are written."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.see = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.feed = nn.Sequential(nn.Linear(width, 16), nn.GELU(), nn.Linear(16, width))
+        self.one, self.two = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(x + self.see(x, x, x)[0])
+        result: Tensor = self.two(x + self.feed(x))
+        return result
+
+
+def test_by_hand_what_torchs_attention_answers_is_divided_too_and_folds_away() -> None:
+    # GIVEN eight blocks around nn.MultiheadAttention, whose last projection is no module called
+    model, x = Sentences(8, *(WithAttention() for _ in range(8))), sequences()
+    prescription = only(asked("deep-norm", seen(model, x), POST))
+    _, factors = prescription.edits
+    assert factors.args["factors"] == pytest.approx([0.5] * 16)
+    assert {t.rpartition(".")[2] for t in factors.targets} == {"see", "2"}
+    # WHEN only the factors are made THEN the first answer is halved, the weights of attention stay
+    block = model.layers[0].see
+    before = block(x, x, x)
+    bench = apply_edits(Bench(model=model), [factors])
+    after = model.get_submodule("layers.0.see")(x, x, x)
+    assert torch.allclose(after[0], before[0] / 2)
+    assert torch.equal(after[1], before[1])
+    # AND export leaves plain attention that computes the same
+    out = model(x)
+    plainly = export_plain(model, (factors,))
+    assert type(plainly.get_submodule("layers.0.see")) is nn.MultiheadAttention
+    assert torch.allclose(plainly(x), out, atol=1e-6)
+    bench.undo()
+    assert model.layers[0].see is block
+
+
+def test_no_factor_goes_between_torchs_own_layer_and_its_attention() -> None:
+    edit = Edit(kind="multiply_output", targets=("layers.0.self_attn",), args={"factors": [0.5]})
+    with pytest.raises(CannotApply, match="inference"):
+        apply_edits(Bench(model=encoder(1)), [edit])
 
 
 def test_deep_norm_is_refused_where_norms_are_not_on_the_stream_or_layers_are_frozen() -> None:

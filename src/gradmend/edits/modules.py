@@ -46,24 +46,30 @@ def tailor_activation(bench: Bench, edit: Edit) -> None:
 def _put_anew(bench: Bench, edit: Edit, build: Any) -> None:
     """A module of its own for each target; new parameters join the optimizer."""
     new: list[nn.Parameter] = []
+    everywhere = edit.args.get("everywhere") is True
+    names = _names_of_each(bench.model) if everywhere else {}
     for path in edit.targets:
         old = bench.module(path)
         like = next(old.parameters(), next(bench.model.parameters(), None))
         module = build()
         if like is not None and like.is_floating_point():
             module = module.to(like.device, like.dtype)
-        for place in _places(bench, path) if edit.args.get("everywhere") is True else [path]:
+        found = names.get(id(old), [])
+        places = found if path in found else [path]  # a wrapper on the way: its own place only
+        for place in places:
             bench.put(place, module)
+        if everywhere:
+            names[id(module)] = places
         new += module.parameters()
     bench.register(new)
 
 
-def _places(bench: Bench, path: str) -> list[str]:
-    """All names of the module at a path, as the model was before any wrapping."""
-    old = bench.module(path)
-    named = bench.model.named_modules(remove_duplicate=False)
-    found = [name for name, module in named if module is old]
-    return found if path in found else [path]  # a wrapper on the way: its own place only
+def _names_of_each(model: nn.Module) -> dict[int, list[str]]:
+    """All names of each module, by its ``id``: one walk, however many targets there are."""
+    found: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        found.setdefault(id(module), []).append(name)
+    return found
 
 
 @edit_kind

@@ -67,6 +67,8 @@ def multiply_output(bench: Bench, edit: Edit) -> None:
     new: list[nn.Parameter] = []
     for path, factor, span in zip(edit.targets, list_of(edit, "factors"), spans, strict=True):
         inner = inside(bench.module(path))
+        if isinstance(inner, nn.MultiheadAttention):
+            _refuse_read_weights(bench, path)
         like = next((p for p in inner.parameters() if p.is_floating_point()), torch.zeros(()))
         value = torch.full((), float(number(factor)), dtype=like.dtype, device=like.device)
         if span:
@@ -79,6 +81,16 @@ def multiply_output(bench: Bench, edit: Edit) -> None:
         bench.put(path, Followed(inner, times))
         new += times.parameters()
     bench.register(new)
+
+
+def _refuse_read_weights(bench: Bench, path: str) -> None:
+    """In inference torch's own transformer layers read their attention's weights themselves."""
+    holder = inside(bench.module(path.rpartition(".")[0]))
+    if isinstance(holder, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+        raise CannotApply(
+            f"'{path}' is inside of a {type(holder).__name__}",
+            "in inference that reads the weights itself, and the factor would be left out",
+        )
 
 
 @edit_kind

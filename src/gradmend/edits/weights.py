@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from gradmend.edits.arguments import list_of, number
 from gradmend.edits.bench import Bench, inside
 from gradmend.edits.draws import (
+    Kind,
     Layout,
+    Pool,
     draw_normal,
-    draw_units,
     from_units,
     gain_of,
     layout_of,
@@ -45,19 +47,13 @@ def initialise(bench: Bench, edit: Edit) -> None:
         list_of(edit, "bias_stds"), schemes, _parallel(edit, "rows", None),
         _parallel(edit, "input_first", False), strict=True,
     )  # fmt: skip
-    for name, bias_name, gain, centre, bias_std, scheme, units, input_first in rows:
-        weight = bench.parameter(name)
-        owner, layout = _owner(bench, name, bool(input_first))
+    plan = [(_drawing(bench, row[0], row[2], str(row[5]), bool(row[7])), row) for row in rows]
+    pool = Pool((drawing.kind for drawing, _ in plan), generator)
+    for drawing, (_, bias_name, _, centre, bias_std, _, units, _) in plan:
+        weight, layout, owner = drawing.weight, drawing.layout, drawing.owner
         old = to_units(weight.detach(), layout)
-        sigma = float(number(gain))
-        if scheme == "usual":
-            scheme, sigma = usual(owner, name.rpartition(".")[2], tuple(old.shape))
-            layout_drawn = Layout(blocks=layout.blocks, groups=layout.groups, lookup=layout.lookup)
-        else:
-            layout_drawn = layout
-        drawn = draw_units(tuple(old.shape), layout_drawn, str(scheme), sigma, generator)
         chosen = _chosen(units, old.shape[0])
-        drawn = drawn.to(old.device, old.dtype)
+        drawn = (pool.take(drawing.kind) * drawing.gain).to(old.device, old.dtype)
         if chosen is not None:
             drawn = torch.where(_over(chosen.to(old.device), old), drawn, old)
         if isinstance(owner, nn.Embedding | nn.EmbeddingBag) and owner.padding_idx is not None:
@@ -65,13 +61,38 @@ def initialise(bench: Bench, edit: Edit) -> None:
         bench.write(weight, from_units(drawn, layout))
         if bias_name is not None:
             bias = bench.parameter(str(bias_name))
-            values = draw_normal(tuple(bias.shape), generator) * float(number(bias_std))
-            sums = drawn.reshape(drawn.shape[0], -1).sum(dim=1).to(values.device, values.dtype)
-            values = values - float(number(centre)) / layout.overlap * sums
+            values = torch.zeros(bias.shape, dtype=torch.float32, device="cpu")
+            if float(number(bias_std)):
+                values = draw_normal(tuple(bias.shape), generator) * float(number(bias_std))
+            if float(number(centre)):
+                sums = drawn.reshape(drawn.shape[0], -1).sum(dim=1).to(values.device, values.dtype)
+                values = values - float(number(centre)) / layout.overlap * sums
             values = values.to(bias.device, bias.dtype)
             if chosen is not None:
                 values = torch.where(chosen.to(bias.device), values, bias.detach())
             bench.write(bias, values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """One weight that is to be drawn, and how."""
+
+    weight: nn.Parameter
+    owner: nn.Module
+    layout: Layout
+    kind: Kind
+    gain: float
+
+
+def _drawing(bench: Bench, name: str, gain: Any, scheme: str, input_first: bool) -> _Drawing:
+    weight = bench.parameter(name)
+    owner, layout = _owner(bench, name, input_first)
+    shape, sigma = tuple(to_units(weight.detach(), layout).shape), float(number(gain))
+    drawn = layout
+    if scheme == "usual":
+        scheme, sigma = usual(owner, name.rpartition(".")[2], shape)
+        drawn = Layout(blocks=layout.blocks, groups=layout.groups, lookup=layout.lookup)
+    return _Drawing(weight, owner, layout, (shape, drawn, scheme), sigma)
 
 
 @edit_kind

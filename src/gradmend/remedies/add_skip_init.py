@@ -28,7 +28,8 @@ def add_skip_init(findings: tuple[Finding, ...], trace: Trace) -> Iterator[Presc
 
     When it refuses:
         Skip and branch cannot be told apart, or a branch ends in a module that is called several
-        times, or whose weights are read by somebody else (as attention reads its projections).
+        times, or whose weights are read by somebody else (as torch's own transformer layers read
+        their attention's).
 
     What it costs:
         One parameter and one multiplication a block; parameter names of the last layers change.

@@ -8,11 +8,16 @@ from gradmend.records.finding import Finding
 from gradmend.records.prescription import Change, Edit, Prediction, Prescription, Refusal
 from gradmend.records.trace import Trace
 from gradmend.registry import remedy
+from gradmend.theory.depth_rate import with_rate
+from gradmend.theory.layer_gain import head_gain
 from gradmend.theory.reference_gain import reference_gain
 from gradmend.theory.sigmoids import neighbours, times_called
 
 
-@remedy(treats=["uncentred-activation", "attenuating-activation"], changes=[Change.INITIALISATION])
+@remedy(
+    treats=["uncentred-activation", "attenuating-activation"],
+    changes=[Change.INITIALISATION, Change.OPTIMIZER],
+)
 def centre_coordinates(
     findings: tuple[Finding, ...], trace: Trace
 ) -> Iterator[Prescription | Refusal]:
@@ -22,7 +27,8 @@ def centre_coordinates(
         Every nn.Sigmoid between two linear layers computes s(x) = 2 sigma(2 x) - 1 while
         training, and the layers start orthogonal at the critical gain for it. ``.export()``
         folds the factors and the offset into the layers: what comes out is the plain
-        Linear + Sigmoid network, the same function to rounding.
+        Linear + Sigmoid network, the same function to rounding. Where the learning rate is far too
+        high for the depth, it is lowered with it.
 
     Why it should work:
         sigma(z) = (1 + tanh(z/2)) / 2, so the two nets are one family of functions in different
@@ -77,24 +83,28 @@ def centre_coordinates(
     layers = list(dict.fromkeys([*(f.id for f in feeds), *(r.id for row in readers for r in row)]))
     operations = [trace.operations[number] for number in sorted(layers)]
     fed = {feed.id for feed in feeds}
-    gains = [critical.sigma_w if op.id in fed else 1.0 for op in operations]
+    head = head_gain("centred_sigmoid", depth) or 1.0
+    gains = [critical.sigma_w if op.id in fed else head for op in operations]
     facts = [op.weights for op in operations if op.weights is not None]
-    yield Prescription(
-        edits=(
-            Edit(
-                kind="centre_sigmoids",
-                targets=tuple(op.module for op in sigmoids),
-                args={
-                    "feeds": [op.module for op in feeds],
-                    "readers": [[op.module for op in row] for row in readers],
-                },
+    yield from with_rate(
+        Prescription(
+            edits=(
+                Edit(
+                    kind="centre_sigmoids",
+                    targets=tuple(op.module for op in sigmoids),
+                    args={
+                        "feeds": [op.module for op in feeds],
+                        "readers": [[op.module for op in row] for row in readers],
+                    },
+                ),
+                Edit.initialise([(f.parameter, f.bias) for f in facts], gains),
             ),
-            Edit.initialise([(f.parameter, f.bias) for f in facts], gains),
+            predictions=(
+                Prediction.gradient_kept(2),
+                Prediction.signal_kept(2),
+            ),
+            changes=(Change.INITIALISATION,),
+            reason=f"{len(sigmoids)} sigmoids trained in centred coordinates",
         ),
-        predictions=(
-            Prediction.gradient_kept(2),
-            Prediction.signal_kept(2),
-        ),
-        changes=(Change.INITIALISATION,),
-        reason=f"{len(sigmoids)} sigmoids trained in centred coordinates",
+        trace,
     )

@@ -8,7 +8,17 @@ from gradmend.records.finding import Finding
 from gradmend.records.prescription import Change, Edit, Prescription, Refusal
 from gradmend.records.trace import Trace
 from gradmend.registry import remedy
-from gradmend.theory.gradient_norms import ABOVE, clipped_at, norm_limit, usual_norm, why_not_clip
+from gradmend.theory.gradient_norms import (
+    ABOVE,
+    clipped_at,
+    norm_limit,
+    usual_norm,
+    vary,
+    why_not_clip,
+)
+
+_BROKE = frozenset({"non-finite-value"})
+"""What steps that grow and grow end in, beside its other causes."""
 
 
 @remedy(
@@ -19,6 +29,7 @@ from gradmend.theory.gradient_norms import ABOVE, clipped_at, norm_limit, usual_
         "loss-spike",
         "outlier-batch",
         "update-norm-spike",
+        *sorted(_BROKE),
     ],
     changes=[Change.OPTIMIZER],
 )
@@ -40,8 +51,9 @@ def clip_by_norm(findings: tuple[Finding, ...], trace: Trace) -> Iterator[Prescr
         rehearsed steps it would cut.
 
     When it refuses:
-        Where the gradient vanishes; where no norm is known; and for Adam and its kin where it is
-        too large at every step alike, since they divide by its size.
+        Where the gradient vanishes; where no norm is known; for Adam and its kin where it is
+        too large at every step alike, since they divide by its size; and where all that is found
+        is a value that is no number, unless the gradient had grown tenfold before it.
 
     What it costs:
         One pass over the gradients. A limit that every step runs into is a smaller learning rate;
@@ -51,6 +63,8 @@ def clip_by_norm(findings: tuple[Finding, ...], trace: Trace) -> Iterator[Prescr
         Pascanu, Mikolov, Bengio 2013; Zhang et al. 2020 (why clipping accelerates training).
     """
     reason = why_not_clip(findings, trace)
+    if not reason and {finding.name for finding in findings} <= _BROKE and not vary(trace):
+        reason = "the gradient had not grown before the first value that is no number"
     limit = norm_limit(trace)
     usual = usual_norm(trace)
     if reason or limit is None or usual is None:

@@ -8,6 +8,7 @@ from gradmend.records.finding import Finding
 from gradmend.records.prescription import Change, Prediction, Prescription, Refusal
 from gradmend.records.trace import Operation, Trace
 from gradmend.registry import remedy
+from gradmend.theory.depth_rate import with_rate
 from gradmend.theory.drawing import (
     Target,
     activation_of,
@@ -20,16 +21,19 @@ from gradmend.theory.drawing import (
     refused,
     target_of,
 )
+from gradmend.theory.layer_gain import head_of
+from gradmend.theory.mirroring import steps_by_one
 
 PLAIN = 20
 """Convolutions in a row from which it is worth it. With ten tanh layers dense orthogonal kernels
 reached losses of 0.03 to 0.04 in 120 steps and delta kernels 0.87 to 0.94 (our runs, two seeds):
-they have their spatial part still to learn."""
+they have their spatial part still to learn. With thirty, delta kernels in all but the first
+reached 0.90 of digits in 200 steps, in the first, too, 0.88 (one seed)."""
 
 
 @remedy(
     treats=["init-gain-too-small", "init-gain-too-large", "depth-without-skip"],
-    changes=[Change.INITIALISATION],
+    changes=[Change.INITIALISATION, Change.OPTIMIZER],
 )
 def delta_orthogonal_init(
     findings: tuple[Finding, ...], trace: Trace
@@ -37,9 +41,11 @@ def delta_orthogonal_init(
     """Set kernels to zero but for an orthogonal centre tap, at the critical gain.
 
     What it does:
-        Every convolution that does not lose channels gets a kernel that is zero but for its
-        centre, and an orthogonal matrix there; others, and linear layers, orthogonal weights.
-        The gain is the critical one for the activation and the depth.
+        Every convolution that neither strides nor changes its channels gets a kernel that is zero
+        but for its centre, and an orthogonal matrix there; others, and linear layers, orthogonal
+        weights: all channels of a delta kernel over one channel are copies of its pixels.
+        The gain is the critical one for the activation and the depth. Where the learning rate is
+        far too high for the depth, it is lowered with it.
 
     Why it should work:
         A dense random kernel keeps the mean energy and damps most spatial frequencies; a delta
@@ -52,8 +58,8 @@ def delta_orthogonal_init(
 
     When it refuses:
         The model is no plain chain of at least twenty convolutions (norms and skips keep what this
-        is for); the activations are not odd: rectifiers cannot be isometric at any draw; kernels
-        of even size have no centre, and most lose channels; one layer alone is to blame.
+        is for); the activations are not odd (rectifiers: looks-linear-init); kernels
+        of even size have no centre, and most change their channels; one layer alone is to blame.
 
     What it costs:
         Nothing at run time. Trained weights are lost: for models before training.
@@ -71,26 +77,38 @@ def delta_orthogonal_init(
     if not reason and (len(kernels) < PLAIN or norms or not trace.is_chain):
         reason = f"no plain chain of {PLAIN} convolutions without norm or skip"
     if not reason and not all(facts is not None and is_odd(facts) for facts in fed):
-        reason = "made for odd activations: rectifiers are not isometric at any draw"
-    delta = [op for op in kernels if _keeps(op)]
+        reason = "made for odd activations: looks-linear-init draws kernels for rectifiers"
+    delta = [op for op in kernels if _keeps(op) and steps_by_one(trace, op)]
     if not reason and 2 * len(delta) < len(kernels):
-        reason = "most convolutions lose channels or have kernels without a centre"
+        reason = "most convolutions stride, change their channels or have no centre"
     if reason:
         yield refusal("delta-orthogonal-init", findings, reason)
         return
     depth = max(1, trace.chain_depth)
-    dense = [op for op in layers if op not in delta and op.id in acts]
+    heads = {op.id: head_of(trace, op, acts.get(op.id), depth) for op in layers[-1:]}
+    dense = [op for op in layers if op not in delta and (op.id in acts or heads.get(op.id))]
     edits = [
-        draw([(op, target_of(trace, op, acts.get(op.id), depth) or Target(1.0)) for op in group],
-             scheme)
+        draw(
+            [
+                (
+                    op,
+                    heads.get(op.id) or target_of(trace, op, acts.get(op.id), depth) or Target(1.0),
+                )
+                for op in group
+            ],
+            scheme,
+        )
         for group, scheme in ((delta, "delta_orthogonal"), (dense, "orthogonal"))
         if group
-    ]  # fmt: skip
-    yield Prescription(
-        edits=tuple(edits),
-        predictions=(Prediction.gradient_kept(3), Prediction.signal_kept(3)),
-        changes=(Change.INITIALISATION,),
-        reason=f"delta-orthogonal kernels in {len(delta)} convolution(s)",
+    ]
+    yield from with_rate(
+        Prescription(
+            edits=tuple(edits),
+            predictions=(Prediction.gradient_kept(3), Prediction.signal_kept(3)),
+            changes=(Change.INITIALISATION,),
+            reason=f"delta-orthogonal kernels in {len(delta)} convolution(s)",
+        ),
+        trace,
     )
 
 
@@ -98,4 +116,4 @@ def _keeps(op: Operation) -> bool:
     facts = op.weights
     if facts is None or not facts.module_is_plain or any(size % 2 == 0 for size in facts.shape[2:]):
         return False
-    return facts.shape[0] >= facts.shape[1] and facts.unit_spread is not None
+    return facts.shape[0] == facts.shape[1] and facts.unit_spread is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradmend.records.finding import Finding
-from gradmend.records.prescription import Change, Edit, Prescription, Refusal
+from gradmend.records.prescription import Advice, Change, Edit, Prescription, Refusal
 from gradmend.records.trace import Trace
 from gradmend.registry import remedy
 from gradmend.theory.gradient_norms import scale_free, typical_entry
@@ -30,14 +30,14 @@ _VANISHED = -4.0
 )
 def raise_learning_rate(
     findings: tuple[Finding, ...], trace: Trace
-) -> Iterator[Prescription | Refusal]:
+) -> Iterator[Prescription | Refusal | Advice]:
     """Multiply every group's learning rate by a factor above one.
 
     What it does:
         Brings the rate up to where the first step suits the weights: for plain descent the
         fastest weight matrix changes by a tenth of its size, for Adam and its kin an entry by 3 %
-        of the typical one. Where the rate is zero it is set. A second proposal is five times
-        lower.
+        of the typical one. Where the rate is zero it is set, and where a schedule has set it to
+        zero, the schedule is to be mended by hand. A second proposal is five times lower.
 
     Why it should work:
         The update over the weights says how many steps a weight needs to become another: at 1e-7
@@ -68,6 +68,18 @@ def raise_learning_rate(
     rate = optimizer.learning_rate if optimizer is not None else None
     if optimizer is None or rate is None:
         yield refused("the learning rate is not known")
+        return
+    stopped = next((f for f in findings if f.name == "learning-rate-zero"), None)
+    if stopped is not None and rate > 0.0:
+        yield Advice(
+            remedy="raise-learning-rate",
+            finding=stopped.name,
+            text=(
+                f"the rate began at {rate:g} and was then set to zero: mend the schedule that sets"
+                " it (a division of integers, a horizon that is over, a factor of zero)"
+            ),
+            source=stopped.source,
+        )
         return
     total = trace.total_decades
     if total is not None and total <= _VANISHED:

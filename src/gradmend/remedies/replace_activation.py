@@ -41,8 +41,8 @@ def replace_activation(
 
     Why it should work:
         All of them pass a slope near one where they are on, so weights of ordinary size keep the
-        gradient. Plain tanh nets can be made isometric at any depth, ReLU nets cannot. A leaky
-        unit always has some gradient to come back by.
+        gradient. Plain tanh nets can be made isometric at any depth, ReLU nets only in mirrored
+        pairs (looks-linear-init). A leaky unit always has some gradient to come back by.
 
     What it predicts:
         The whole model's gradient changes by less than two decades, by less than four where other
@@ -60,7 +60,7 @@ def replace_activation(
     References:
         Glorot, Bordes, Bengio 2011; He et al. 2015; Maas, Hannun, Ng 2013; Clevert et al. 2016;
         Klambauer et al. 2017; Hendrycks and Gimpel 2016; Pennington, Schoenholz, Ganguli 2017
-        (ReLU cannot be isometric).
+        (ReLU cannot be isometric where weights are independent).
     """
     every, own = list(places(trace)), causes(findings)
     if findings and not own:

@@ -8,7 +8,7 @@ from gradmend.records.finding import Finding
 from gradmend.records.prescription import Change, Edit, Prescription, Refusal
 from gradmend.records.trace import Trace
 from gradmend.registry import remedy
-from gradmend.theory.critical import plain_net_adam_rate
+from gradmend.theory.depth_rate import LOW_ENOUGH, rate_factor
 
 
 @remedy(treats=["depth-without-skip"], changes=[Change.OPTIMIZER], companion=True)
@@ -36,20 +36,21 @@ def scale_learning_rate_by_depth(
 
     References:
         Best Adam rates of plain isometric nets: 2e-4 to 1e-3 at 100 layers, 3e-5 at 1,000, 3e-6
-        at 10,000 (our measurements, docs/benchmarks.md). Pennington, Schoenholz, Ganguli 2017
+        at 10,000 (our measurements, docs/benchmarks.md); of ReLU and GELU nets in mirrored pairs
+        1e-3 at 30, 3e-4 at 100 and 300, 3e-5 to 1e-4 at 1,000. SGD with momentum 0.9: 1e-2 at 10
+        and 30, 1e-3 at 100, 3e-4 to 1e-3 at 300. Pennington, Schoenholz, Ganguli 2017
         find learning times that grow with depth.
     """
     depth, rate = max(1, trace.chain_depth), trace.run.learning_rate
-    if not rate:
+    factor = rate_factor(trace)
+    if not rate or factor is None:
         yield Refusal(
             remedy="scale-learning-rate-by-depth",
             finding=findings[0].name if findings else "",
             reason="the learning rate is not known",
         )
         return
-    adam = (trace.run.optimizer or "").lower().removeprefix("n").startswith(("adam", "rmsprop"))
-    factor = plain_net_adam_rate(depth) / rate if adam else 10.0 / depth
-    if factor >= 0.8:
+    if factor >= LOW_ENOUGH:
         yield Refusal(
             remedy="scale-learning-rate-by-depth",
             finding=findings[0].name if findings else "",

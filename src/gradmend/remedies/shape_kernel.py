@@ -9,12 +9,13 @@ from gradmend.records.prescription import Change, Prescription, Refusal
 from gradmend.records.trace import Trace
 from gradmend.registry import remedy
 from gradmend.theory.bending import bend
+from gradmend.theory.depth_rate import with_rate
 from gradmend.theory.tailoring import SMOOTH, solved
 
 
 @remedy(
     treats=["attenuating-activation", "uncentred-activation", "init-gain-too-small"],
-    changes=[Change.INITIALISATION, Change.ACTIVATION],
+    changes=[Change.INITIALISATION, Change.OPTIMIZER, Change.ACTIVATION],
 )
 def shape_kernel(findings: tuple[Finding, ...], trace: Trace) -> Iterator[Prescription | Refusal]:
     """Deep kernel shaping (DKS): smooth activations made centred, of slope just above one.
@@ -51,4 +52,4 @@ def shape_kernel(findings: tuple[Finding, ...], trace: Trace) -> Iterator[Prescr
             return f"{depth} layers in a row need no shaping"
         return solved(function, "DKS", depth) or f"no such transformation of {function} exists"
 
-    yield bend("shape-kernel", "DKS", findings, trace, constants)
+    yield from with_rate(bend("shape-kernel", "DKS", findings, trace, constants), trace)

@@ -9,6 +9,7 @@ from gradmend.records.prescription import Change, Prescription, Refusal
 from gradmend.records.trace import Trace
 from gradmend.registry import remedy
 from gradmend.theory.bending import bend
+from gradmend.theory.depth_rate import with_rate
 from gradmend.theory.tailoring import SMOOTH, leaky_tat, solved
 
 _RECTIFIERS = ("relu", "leaky_relu", "prelu")
@@ -21,7 +22,7 @@ _RECTIFIERS = ("relu", "leaky_relu", "prelu")
         "depth-without-skip",
         "init-gain-too-small",
     ],
-    changes=[Change.INITIALISATION, Change.ACTIVATION],
+    changes=[Change.INITIALISATION, Change.OPTIMIZER, Change.ACTIVATION],
 )
 def tailor_activation(
     findings: tuple[Finding, ...], trace: Trace
@@ -68,4 +69,4 @@ def tailor_activation(
             return f"{depth} layers in a row need no bending"
         return solved(function, "TAT", depth) or f"no such transformation of {function} exists"
 
-    yield bend("tailor-activation", "TAT", findings, trace, constants)
+    yield from with_rate(bend("tailor-activation", "TAT", findings, trace, constants), trace)

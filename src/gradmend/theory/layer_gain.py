@@ -15,6 +15,13 @@ _FLAT = 0.5
 """Share of flat entries from which a measured slope says where a layer works, not what its
 activation is (the limit of saturated-activation)."""
 
+DEEP = 30
+"""Layers in a row from which the signal of odd activations is brought to size at the output."""
+LOUDEST = 3.0
+"""Gain of an output layer at most. At 100 tanh layers of width 32 a gain of 3.4 trained at rates of
+3e-4 and 1e-3 alike (0.88 and 0.84 of digits in 300 steps), torch's own 0.58 at the first only (0.87
+and 0.28); unseen loss after 120 steps 0.42 against 1.02, at 30 layers 0.32 against 0.45."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -57,6 +64,42 @@ def target_of(trace: Trace, op: Operation, act: Operation | None, depth: int) ->
         if read is not None:  # what it reads has another size than what the layers behind it do
             sigma_w = math.sqrt(max(gain.q - sigma_b**2, 0.1 * gain.q) / read)
     return Target(sigma_w, sigma_b, centre)
+
+
+def head_gain(function: str, depth: int) -> float | None:
+    """Gain at which the output layer of a deep net of odd activations brings its signal to size.
+
+    Their critical point lies at a small q, so that nothing saturates; logits would be as small.
+
+    Args:
+        function: Name of the activation that the output layer reads.
+        depth: Layers in a row.
+
+    Returns:
+        1 / sqrt(q), at most :data:`LOUDEST`; ``None`` where there is no need.
+    """
+    gain = reference_gain(function, depth)
+    if depth < DEEP or gain is None or gain.q <= 0.0 or not activation(function).odd:
+        return None
+    return min(LOUDEST, max(1.0, 1.0 / math.sqrt(gain.q)))
+
+
+def head_of(trace: Trace, op: Operation, act: Operation | None, depth: int) -> Target | None:
+    """How to draw a layer if it is the output layer of a deep net of odd activations.
+
+    Args:
+        trace: The look.
+        op: The layer.
+        act: The activation that it feeds.
+        depth: Layers in a row.
+    """
+    if act is not None or op.id != trace.weights[-1].id or len(op.upstream) != 1:
+        return None
+    if any(other.cause == "normalisation" for other in trace.operations):
+        return None  # a norm has brought it to size
+    read = trace.operations[op.upstream[0]].activation
+    gain = head_gain(read.function, depth) if read is not None else None
+    return Target(gain) if gain is not None else None
 
 
 def _drifts(function: str, depth: int) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 def main() -> None:
     spec = json.loads(Path(sys.argv[1]).read_text())
+    os.chdir(spec["folder"])
     act = json.loads(Path(spec["target"]).read_text())
     words, orders = os.fdopen(spec["words"], "w"), os.fdopen(spec["orders"])
     began = time.monotonic()

@@ -93,7 +93,7 @@ def survivors(
 ) -> list[Runner]:
     """Arms that close a part of the best gap so far: the best, the smallest, the next best.
 
-    Where none has gained anything, the first ones.
+    Where none has gained anything, the best and the first ones.
 
     Args:
         arms: Those that came to ``step``.
@@ -110,7 +110,8 @@ def survivors(
     best = gain(base, ran[0].at(step))
     if best <= LEAST_GAIN * abs(base):
         # A plateau: who is ahead there is chance, and the order they came in is not.
-        return [arm for arm in arms if arm in ran][:most]
+        in_order = [ran[0], *(arm for arm in arms if math.isfinite(arm.at(step)))]
+        return list({id(arm): arm for arm in in_order}.values())[:most]
     able = [arm for arm in ran if gain(base, arm.at(step)) >= share * best]
     smallest = min(able, key=lambda arm: (arm.size, arm.at(step)))
     kept = [able[0], smallest, *able[1:]]
