@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 import gradmend
 from gradmend.engine import diagnose as engine
 from gradmend.engine.diagnose import MOST_MEASUREMENTS, diagnose
-from gradmend.engine.measure import FEW, Measurer, step_seconds
+from gradmend.engine.examine import examine
+from gradmend.engine.measure import FEW, LOOK_STEPS, Measurer, step_seconds
 from gradmend.engine.rehearsal import can_be_copied, rehearse
 from gradmend.probe.batch import Feeder
 from gradmend.probe.look import look
@@ -280,3 +282,33 @@ def test_a_rehearsal_in_half_precision_makes_no_nan_of_its_own() -> None:
     x, y = data()
     done = rehearse(small().half(), (x.half(), y), FEEDER, steps=5)
     assert all(bool(torch.isfinite(t).all()) for t in done.shadow.values())
+
+
+def test_steps_that_were_asked_for_keep_to_their_allowance() -> None:
+    # GIVEN a model whose steps are expected to take a while, and fifty of them wanted
+    first = look(small(), data(), FEEDER)
+    each = step_seconds(first)
+    # WHEN there is room for seven of them beside the look that follows
+    measure = measurer(0.0, steps=50, allowance=(7.5 + LOOK_STEPS) * each)
+    done = measure.rehearse(first)
+    # THEN seven are taken, and it is said
+    assert done is not None
+    assert done.steps == 7
+    assert len(measure.left_out) == 1
+    assert "7 of 50 steps" in measure.left_out[0]
+    # WHEN there is room for all, or no limit at all, THEN all are taken and nothing is said
+    for allowance in (60 * each, math.inf):
+        measure = measurer(0.0, steps=50, allowance=allowance)
+        again = measure.rehearse(first)
+        assert again is not None
+        assert again.steps == 50
+        assert not measure.left_out
+
+
+def test_where_no_step_fits_none_is_begun_and_the_report_says_so() -> None:
+    # GIVEN room for less than a step
+    report = examine(measurer(0.0, steps=50, allowance=1e-9))
+    # THEN there is no rehearsal and no second look, and one line says why
+    assert report.after is None
+    assert report.trace.rehearsed is None
+    assert [note for note in report.trace.notes if "0 of 50 steps" in note]

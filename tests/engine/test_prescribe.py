@@ -48,7 +48,7 @@ def names(options: list[Option]) -> list[str]:
     return [o.prescription.remedies[0] for o in options]
 
 
-def test_every_kind_of_change_has_its_turn_before_one_is_tried_a_third_time() -> None:
+def test_every_kind_of_change_has_its_turn_before_one_is_tried_a_fourth_time() -> None:
     # GIVEN four initialisations, a residual, a norm, and an answer to another cause
     found = in_order(
         [
@@ -59,10 +59,10 @@ def test_every_kind_of_change_has_its_turn_before_one_is_tried_a_third_time() ->
             option("again", turn=1),
         ]
     )
-    # THEN two of the small ones, then the larger, then the other cause, then the rest
-    assert names(found)[:5] == ["init0", "init1", "norm", "residual", "other"]
-    assert names(found)[5] == "again"
-    assert set(names(found)[6:]) == {"init2", "init3"}
+    # THEN three of the small ones, then the larger, then the other cause, then the rest
+    assert names(found)[:6] == ["init0", "init1", "init2", "norm", "residual", "other"]
+    assert names(found)[6] == "again"
+    assert names(found)[7:] == ["init3"]
 
 
 def test_means_of_one_kind_take_turns_and_what_is_set_once_comes_first() -> None:
@@ -162,3 +162,19 @@ def test_a_loss_is_mended_only_where_that_is_the_first_cause() -> None:
     found = prescribe((unfit, follows), trace)
     assert not any(p.mends_loss for p in found.prescriptions)
     assert any("comes first" in refusal.reason for refusal in found.refusals)
+
+
+def test_a_rate_is_not_scaled_twice() -> None:
+    # GIVEN a start that brings its rate with it, and a companion that scales the rate as well
+    start = option("start", Change.INITIALISATION, kind="initialise")
+    both = replace(
+        start,
+        prescription=together(
+            start.prescription,
+            option("start", Change.OPTIMIZER, kind="scale_learning_rate").prescription,
+        ),
+    )
+    rate = replace(option("rate", Change.OPTIMIZER, kind="scale_learning_rate"), companion=True)
+    # THEN it goes with the start alone, and not with the two
+    assert Candidates((start, rate)).combined(start.prescription)
+    assert not Candidates((both, rate)).combined(both.prescription)

@@ -521,6 +521,7 @@ def test_a_norm_function_that_lies_is_found_out(
             liar.on = False
 
     monkeypatch.setattr(backward, "norm", liar.norm)
+    monkeypatch.setattr(backward, "small_array", lambda grad: None)  # all norms are asked of it
     monkeypatch.setattr(backward, "tally", lying_tally)
     trace = look_at(specimen.model, specimen.batch, specimen.loss_fn)
     assert trace.ledger is not None

@@ -13,7 +13,7 @@ from probe_models import MODELS, Residual, Written, mlp_part, xy
 from probe_twins import look_at, plain
 from torch import Tensor, nn
 
-from gradmend.probe.capture import measure
+from gradmend.probe.signals import measure
 from gradmend.probe.statistics import stats_of
 from gradmend.records.trace import Operation, Trace
 from gradmend.theory.activations import KNOWN

@@ -110,7 +110,9 @@ def test_what_remedies_treat_are_rules() -> None:
 
 
 def test_remedies_come_in_the_order_of_how_much_they_change() -> None:
-    largest = [max(r.changes) for r in remedies()]
+    # A learning rate that comes with another change does not count.
+    own = [set(r.changes) - {Change.OPTIMIZER} or set(r.changes) for r in remedies()]
+    largest = [max(changes) for changes in own]
     assert largest == sorted(largest)
 
 

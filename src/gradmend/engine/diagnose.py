@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from gradmend.probe.collecting import collecting_later
 from gradmend.records.finding import CannotJudge, Finding, Severity
 from gradmend.records.request import Answer, Request
 from gradmend.records.trace import Trace
@@ -78,6 +79,7 @@ def diagnose(trace: Trace, ask: Ask | None = None) -> Diagnosis:
     )
 
 
+@collecting_later()
 def _judge(trace: Trace) -> tuple[list[Finding], list[CannotJudge], list[Request]]:
     findings: list[Finding] = []
     unable: list[CannotJudge] = []

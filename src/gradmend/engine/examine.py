@@ -51,7 +51,7 @@ def examine(measure: Measurer) -> Report:
         found = found.joined(dated(diagnose(after).findings, rehearsal.steps))
     judged_on = found.trace or trace
     return Report(
-        trace=replace(judged_on, notes=(*judged_on.notes, *broken)),
+        trace=replace(judged_on, notes=(*judged_on.notes, *measure.left_out, *broken)),
         findings=found.findings,
         cannot_judge=found.cannot_judge,
         undecided=found.undecided,

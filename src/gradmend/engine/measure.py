@@ -32,6 +32,8 @@ ARITHMETIC = 5e10
 """Floating-point operations a second of such a core."""
 ONE_STEP_SECONDS = 0.5
 """Where a step is expected to take less, one is taken even if nothing is left for it."""
+LOOK_STEPS = 4.0
+"""Watched steps that one more look takes about as long as: two books, in twice the precision."""
 FEWEST_RECURRENT = 2
 """Steps of a recurrent model there: whether a gradient is lost through time takes two looks."""
 
@@ -71,6 +73,8 @@ class Measurer:
         more: Batches that the few steps take in turns with ``batch``.
         seconds: What all of them together may take, as :func:`step_seconds` expects it; no limit
             on steps that were asked for.
+        allowance: What steps that were asked for, and the look after them, may take at most; of a
+            very deep network not even one fits into half a minute.
     """
 
     model: nn.Module
@@ -83,6 +87,9 @@ class Measurer:
     learning_rate: float = LEARNING_RATE
     steps: int | None = None
     seconds: float
+    allowance: float = math.inf
+    left_out: list[str] = field(default_factory=list, init=False)
+    """What was wanted and would have taken too long, in words."""
     rehearsal: Rehearsal | None = field(default=None, init=False)
     spent: float = field(default=0.0, init=False)
 
@@ -97,7 +104,7 @@ class Measurer:
             ``None`` where it is not cheap, not possible, or the changed model raises.
         """
         if request.measurement is not Measurement.FEW_STEPS or self.rehearsal is None:
-            self.spent += 4.0 * step_seconds(first)  # two books, in twice the precision
+            self.spent += LOOK_STEPS * step_seconds(first)
             if self.spent > self.seconds:
                 return None
         try:
@@ -148,6 +155,8 @@ class Measurer:
                     recurrent = any(map(_is_recurrent, first.operations))
                     steps = max(steps, FEWEST_RECURRENT if recurrent else 1)
                 self.spent += steps * each
+            elif math.isfinite(self.allowance):
+                steps = self._affordable(steps, step_seconds(first))
             if steps > 0:
                 self.rehearsal = rehearse(
                     self.model,
@@ -159,6 +168,17 @@ class Measurer:
                     more=self.more,
                 )
         return self.rehearsal
+
+    def _affordable(self, wanted: int, each: float) -> int:
+        """As many steps as fit into the allowance beside the look after them."""
+        room = int(self.allowance / each - LOOK_STEPS)
+        if room >= wanted:
+            return wanted
+        self.left_out = [
+            f"{max(room, 0)} of {wanted} steps were rehearsed before the repair: in a model as"
+            f" deep and large as this, each is expected to take {each:.2g} s"
+        ]
+        return max(room, 0)
 
 
 def _drawn_anew(model: nn.Module, feeder: Feeder) -> Mapping[int, Tensor] | None:

@@ -112,8 +112,10 @@ class Times(nn.Module):
         else:
             self.register_buffer("factor", factor)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
+    def forward(self, x: Any) -> Any:
+        """Any shape; of several answers, as attention gives, the first is meant."""
+        if isinstance(x, tuple):
+            return (x[0] * self.factor, *x[1:])
         return x * self.factor
 
 

@@ -18,7 +18,7 @@ from gradmend.probe.books import Auditor, Books
 from gradmend.probe.capture import TOP, Capture
 from gradmend.probe.entries import book_entries
 from gradmend.probe.facts import Describer, upstream_of
-from gradmend.probe.graph import Edge, Graph, accumulators, key_of, walk
+from gradmend.probe.graph import Edge, Graph, accumulators, key_of, postorder, walk
 from gradmend.probe.layout import modules_of
 from gradmend.probe.predict import with_predictions
 from gradmend.probe.statistics import input_record, stats_of
@@ -71,7 +71,8 @@ class Assembler:
         random: Ledger | None = None
         if graph.nodes and math.isfinite(loss):
             books = auditor.keep("loss", {graph.root: torch.ones_like(self.loss)})
-            random = None if self.frugal or _is_dear(auditor) else self._random_ledger(auditor)
+            spared = self.frugal or len(graph.nodes) > MANY or _is_dear(auditor)
+            random = None if spared else self._random_ledger(auditor)
         trace = with_predictions(
             Trace(
                 run=self._run(batch, loss, step),
@@ -134,8 +135,10 @@ class Assembler:
             graph = walk(self.loss, [s for s in starts if (key_of(s[0]), s[1]) in read])
         if graph.nodes:
             return graph, "the inputs"
-        for tensor in self.capture.first_outputs:
-            edge = get_gradient_edge(tensor)
+        led_to, _ = postorder(self.loss.grad_fn)
+        for edge in self.capture.first_outputs:
+            if key_of(edge.node) not in led_to:
+                continue  # a walk for each of a thousand layers in front of a cut takes too long
             graph = walk(self.loss, [(edge.node, edge.output_nr)])
             if graph.nodes:
                 return graph, "the first module the loss reaches"
@@ -289,6 +292,11 @@ class Assembler:
                 "a large model: one pass only, so the books are not checked against another one"
                 " without hooks, and no random cotangent is sent through"
             )
+        elif len(graph.nodes) > MANY:
+            notes.append(
+                f"a deep model, {len(graph.nodes):,} operations: no random cotangent is sent"
+                " through; the books of the loss are complete and were checked"
+            )
         opaque = sorted(
             {
                 n.name()
@@ -303,6 +311,9 @@ class Assembler:
         return tuple(notes)
 
 
+MANY = 10_000
+"""Booked operations above which no random cotangent is sent through: it takes a tenth of a look,
+here a second and more, and tells the same where there is but one way through the model."""
 DEAR = 1_000_000_000
 """Multiplications of one forward pass above which no random cotangent is sent through: about a
 tenth of a second of a common core, and the pass back takes several times as long."""

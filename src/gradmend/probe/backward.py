@@ -14,6 +14,7 @@ from torch.autograd.graph import GradientEdge
 from torch.utils.hooks import RemovableHandle
 
 from gradmend.probe.graph import Edge, Graph, Node, accumulators, key_of
+from gradmend.probe.small import small_array, square_sum
 from gradmend.probe.statistics import wide
 
 NEVER = -math.inf
@@ -118,7 +119,7 @@ class _Listeners:
             edge: len(users) for edge, users in graph.consumers().items() if len(users) > 1
         }
         self.heard: list[tuple[dict[Any, float], Any, int]] = []
-        self.norms: list[Tensor] = []
+        self.norms: list[Tensor | float] = []
         self.known: dict[int, tuple[weakref.ref[Tensor], int, Tensor]] = {}
         """Norms by ``id`` of the tensor, with its version: no tensor is kept alive for it."""
         self.held: dict[Edge, list[tuple[int, Tensor]]] = {}
@@ -133,12 +134,16 @@ class _Listeners:
         unless something wrote into it since.
         """
         self.heard.append((table, key, piece))
+        small = small_array(grad)
+        if small is not None:
+            self.norms.append(math.sqrt(square_sum(small)))
+            return
         known = self.known.get(id(grad))
         if known is not None and known[0]() is grad and known[1] == grad._version:
             self.norms.append(known[2])
             return
-        self.norms.append(norm(grad))
-        self.known[id(grad)] = (weakref.ref(grad), grad._version, self.norms[-1])
+        self.norms.append(size := norm(grad))
+        self.known[id(grad)] = (weakref.ref(grad), grad._version, size)
 
     def listen(self, key: int, piece: int) -> None:
         """Measure what a node receives and sends."""
@@ -204,7 +209,11 @@ class _Listeners:
 
     def finish(self, arrived: dict[Edge, Tensor], last: int) -> Tally:
         """Turn everything heard into logarithms, in true units."""
-        pieces = {key: piece for table, key, piece in self.heard if table is self.book.passed}
+        pieces = (
+            {key: piece for table, key, piece in self.heard if table is self.book.passed}
+            if self.held
+            else {}
+        )
         for edge, parts in self.held.items():  # some readers were not reached by the gradient
             near = next(p for (key, _), p in pieces.items() if key == parts[0][0])
             self.group(edge, parts, near)
@@ -216,7 +225,7 @@ class _Listeners:
             scale += log10(float(self.scales[piece])) if piece in self.scales else 0.0
             logs.append(scale)
         if self.norms:
-            values = torch.stack(self.norms).tolist()
+            values = _fetched(self.norms)
             # Squares of entries underflow first: half of the range, and some digits' margin.
             tiny = (torch.finfo(grad.dtype).tiny for grad in arrived.values())
             near_zero = max(tiny, default=0.0) ** 0.5 * 1e5
@@ -239,6 +248,13 @@ class _Listeners:
                 parts.setdefault(id(leaf), []).append((logs[piece], grad))
         for leaf_id, found in parts.items():
             self.book.parameters[leaf_id] = _log_norm_of_sum(found)
+
+
+def _fetched(norms: list[Tensor | float]) -> list[float]:
+    """Norms as numbers; those that are still on a device come in one transfer."""
+    there = [size for size in norms if isinstance(size, Tensor)]
+    came = iter(torch.stack(there).tolist() if there else ())
+    return [next(came) if isinstance(size, Tensor) else size for size in norms]
 
 
 def _pieces(

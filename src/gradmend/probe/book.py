@@ -173,6 +173,13 @@ class Bookkeeper:
     ) -> None:
         """Send flow on from a tensor made inside: out of the container, or to its readers."""
         total = self.tally.totals[edge]
+        readers = self._consumers.get(edge, ())
+        if len(readers) == 1 and edge not in self.cotangents:  # along a chain: all in, or all out
+            if span in self._chains[readers[0][0]]:
+                self._descend(edge, span, amount, total, incoming, flow)
+            else:
+                add(exits, edge, amount)
+            return
         inside = self._inside(edge, span)
         outer = self._outer_norm(edge, span)
         if inside is None:
@@ -204,11 +211,15 @@ class Bookkeeper:
         flow: Flow,
     ) -> None:
         """Split flow among the readers of a tensor inside a span, one nesting level at a time."""
+        readers = self._consumers.get(edge, ())
+        if len(readers) == 1 and math.isfinite(self.tally.passed[readers[0]]):
+            self._hand_down(edge, span, amount, norm, incoming, flow)
+            return
         todo = [(span, amount, norm)]
         while todo:
             inner, part, before = todo.pop()
             groups: dict[tuple[str, object], tuple[float, int | tuple[int, int]]] = {}
-            for reader in self._consumers.get(edge, ()):
+            for reader in readers:
                 chain = self._chains[reader[0]]
                 if inner not in chain:
                     continue
@@ -228,6 +239,27 @@ class Bookkeeper:
                     if edge in self.graph.starts or where not in self._chains[edge[0]]:
                         add(flow.spans, where, part * weight)
                     todo.append((where, part * weight, value))
+
+    def _hand_down(
+        self,
+        edge: Edge,
+        span: int,
+        amount: float,
+        norm: float,
+        incoming: dict[tuple[int, int], float],
+        flow: Flow,
+    ) -> None:
+        """The same where one operation reads the tensor: nothing is split at any level."""
+        (reader,) = self._consumers[edge]
+        chain = self._chains[reader[0]]
+        if span not in chain:
+            return
+        add(flow.joins, span, amount * (norm - self.tally.passed[reader]))
+        start = edge in self.graph.starts
+        for inner in chain[chain.index(span) + 1 :]:
+            if start or inner not in self._chains[edge[0]]:
+                add(flow.spans, inner, amount)
+        add(incoming, reader, amount)
 
     def entries(self, span: int) -> list[tuple[Edge, float]]:
         """Tensors made outside a container and read inside, with what it sends them back."""
@@ -284,6 +316,8 @@ def weights(logs: list[float]) -> list[float]:
 
     Exactly zero norms get no share; if all are zero, nothing flows on.
     """
+    if len(logs) == 1 and math.isfinite(logs[0]):
+        return [1.0]
     top = max((value for value in logs if not math.isnan(value)), default=NEVER)
     if top == NEVER:
         return [0.0] * len(logs)
@@ -294,6 +328,8 @@ def weights(logs: list[float]) -> list[float]:
 
 def stack(logs: list[float]) -> float:
     """log10 of the norm of several vectors stacked, from the logarithms of their norms."""
+    if len(logs) == 1:
+        return logs[0]
     top = max(logs, default=NEVER)
     if top == NEVER:
         return NEVER

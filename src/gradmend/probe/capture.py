@@ -8,6 +8,7 @@ seen as well as modules, and nothing is registered on the user's model.
 from __future__ import annotations
 
 import threading
+import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import _get_sequence_nr  # type: ignore[attr-defined]
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.module import (
     register_module_forward_hook,
@@ -26,8 +28,8 @@ from torch.overrides import TorchFunctionMode
 
 from gradmend.probe.cutting import CUTTING, CutCall, why_unrecorded
 from gradmend.probe.operands import is_mask
+from gradmend.probe.signals import measure
 from gradmend.probe.source import calling_line
-from gradmend.probe.statistics import wide
 from gradmend.records.trace import Signal
 
 TOP = 0
@@ -77,8 +79,9 @@ class Capture:
     """Path of the first module to receive each watched input tensor, by its id."""
     sources: list[tuple[Tensor, int]] = field(default_factory=list)
     """Outputs of leaf modules that turned integers into floats (embeddings), with span."""
-    first_outputs: list[Tensor] = field(default_factory=list)
-    """First differentiable tensor output of each module call, in forward order."""
+    first_outputs: list[GradientEdge] = field(default_factory=list)
+    """First differentiable tensor output of each module call, in forward order, as edges of the
+    graph: the tensors themselves would double the memory of a deep model's pass."""
     called: set[int] = field(default_factory=set)
     """ids of the modules that ran."""
     non_finite: str | None = None
@@ -129,7 +132,13 @@ def run_captured(
 def _spans(capture: Capture, paths: dict[int, str], watched: dict[int, str]) -> Iterator[None]:
     open_spans = [TOP]
     counts: dict[str, int] = {}
-    makers: dict[int, tuple[Tensor, str]] = {}  # with the tensor: an id is good while it lives
+    makers: dict[int, tuple[weakref.ref[Tensor], str]] = {}
+
+    def maker(tensor: Any) -> str:
+        """Path of the module that put a tensor out; an id alone is good only while it lives."""
+        ref, path = makers.get(id(tensor), (None, ""))
+        return path if ref is not None and ref() is tensor else ""
+
     thread = threading.get_ident()
 
     def enter(module: nn.Module, args: Any) -> None:
@@ -155,6 +164,10 @@ def _spans(capture: Capture, paths: dict[int, str], watched: dict[int, str]) -> 
     def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if threading.get_ident() != thread or id(module) not in paths:
             return
+        with torch._C.DisableTorchFunction():  # what we ask of tensors is no call of the user's
+            note(module, args, kwargs, output)
+
+    def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         span = capture.spans[open_spans.pop()]
         received = list(tensors_in((args, kwargs)))
         # On leaving, because only this hook sees keyword arguments; inner modules leave before
@@ -168,18 +181,18 @@ def _spans(capture: Capture, paths: dict[int, str], watched: dict[int, str]) -> 
         if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             if args[0].is_floating_point():
                 span.takes = tuple(args[0].shape)
-            span.fed_by = makers.get(id(args[0]), (None, ""))[1]
+            span.fed_by = maker(args[0])
         if isinstance(output, Tensor) and output.is_floating_point():
             span.gives = tuple(output.shape)
             # A container answers what its last module made; in place, another makes it anew.
-            inner = makers.get(id(output), (None, ""))[1]
+            inner = maker(output)
             within = inner.startswith(f"{span.path}." if span.path else "")
             if output.requires_grad and not (inner and within):
-                makers[id(output)] = (output, span.path)
+                makers[id(output)] = (weakref.ref(output), span.path)
         found = [t for t in tensors_in(output) if t.requires_grad and t.grad_fn is not None]
         if not found:
             return
-        capture.first_outputs.append(found[0])
+        capture.first_outputs.append(get_gradient_edge(found[0]))
         is_leaf = next(module.children(), None) is None
         # Something must have gone in: a module that only hands out its parameter is no start.
         if is_leaf and received and not any(t.is_floating_point() for t in received):
@@ -231,7 +244,7 @@ class _Calls(TorchFunctionMode):
             channel_dim = self.channel_dim.get(output.dim(), default)
             with torch.no_grad():
                 signal = measure(output.detach(), channel_dim)
-            bad = signal.non_finite and not is_mask(output.detach(), name)
+            bad = signal.non_finite > 0 and not is_mask(output.detach(), name)
             if bad and capture.non_finite is None:
                 where = capture.spans[capture.span_of(before)].path
                 capture.non_finite = f"{name} in {where}" if where else name
@@ -259,42 +272,6 @@ class _Calls(TorchFunctionMode):
             marks = self.capture._span_marks
             path = self.capture.spans[marks[-1][1]].path if marks else ""
             self.capture.cuts.append(CutCall(name, path, calling_line(), given.grad_fn))
-
-
-def measure(x: Tensor, channel_dim: int = -1) -> Signal:
-    """Forward statistics of a tensor: what its samples share and what tells them apart.
-
-    Args:
-        x: Values, any shape; one dimension holds the units, all others are samples.
-        channel_dim: The dimension of the units (1 for images [B, C, H, W], -1 for [.., D]).
-    """
-    values, bad, fresh = x if x.dim() > 1 else x[None], 0, x.dtype != wide(x)
-    if x.element_size() == 1:
-        values = values.to(wide(x))  # few operations know these types
-    unit = channel_dim % values.dim()
-    largest = values.abs().amax()
-    if not bool(torch.isfinite(largest)):
-        finite = torch.isfinite(values)
-        bad = int(values.numel() - finite.sum())
-        values, fresh = torch.where(finite, values, torch.zeros_like(values)), True
-        largest = values.abs().amax()
-    values = values.to(wide(x))
-    samples = [d for d in range(values.dim()) if d != unit]
-    per_unit = values.mean(samples, keepdim=True)
-    offset = per_unit.square().mean()
-    apart = values.sub_(per_unit) if fresh else values - per_unit
-    spread = torch.linalg.vector_norm(apart).square() / apart.numel()
-    found = torch.stack([offset, spread, per_unit.mean(), largest.to(wide(x))]).tolist()
-    return Signal(
-        mean_square=found[0] + found[1],
-        offset_square=found[0],
-        spread_square=found[1],
-        mean=found[2],
-        max_abs=found[3],
-        units=apart.shape[unit],
-        samples=apart.numel() // apart.shape[unit],
-        non_finite=bad,
-    )
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

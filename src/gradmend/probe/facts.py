@@ -7,14 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gradmend.probe import kinds
 from gradmend.probe.capture import Call, Capture
 from gradmend.probe.graph import Graph, Node
+from gradmend.probe.small import mean_square, small_array
 from gradmend.probe.source import module_line
 from gradmend.probe.statistics import wide
+from gradmend.probe.weighing import centring, mean_square_of, spreads, wide_of
 from gradmend.records.trace import ActivationFacts, WeightFacts
 from gradmend.theory.activations import KNOWN, activation
 
@@ -107,20 +110,20 @@ class Describer:
         fan_out, fan_in = _fans(weight, convolution, out_first, node)
         plain = type(module) in _PLAIN and getattr(module, "weight", None) is weight
         plain = plain and self._calls[id(module)] == 1 and self._owners[id(weight)] == 1
-        values = _wide_of(weight)
-        centring, residual = _centring(values, bias, fan_out)
+        values = wide_of(weight)
+        centre, residual = centring(values, bias, fan_out)
         first = not getattr(node, "_saved_transposed", False) if convolution else out_first
-        units, readers = _spreads(values, 0 if first else 1, getattr(node, "_saved_groups", 1))
+        units, readers = spreads(values, 0 if first else 1, getattr(node, "_saved_groups", 1))
         return WeightFacts(
             parameter=self.names[id(weight)],
             kind="convolution" if convolution else "linear",
             shape=tuple(weight.shape),
             fan_in=fan_in,
             fan_out=fan_out,
-            mean_square=float(values.square().mean()),
+            mean_square=mean_square_of(values),
             bias=self.names[id(bias)] if bias is not None else None,
-            bias_mean_square=float(_wide_of(bias).square().mean()) if bias is not None else 0.0,
-            bias_centring=centring,
+            bias_mean_square=mean_square_of(wide_of(bias)) if bias is not None else 0.0,
+            bias_centring=centre,
             bias_residual_square=residual,
             trainable=weight.requires_grad,
             module_is_plain=plain,
@@ -146,16 +149,22 @@ class Describer:
         if not slope.numel():
             return None
         units = slope.shape[channel_dim]
-        largest, dead = float(slope.max()), 0
-        if not float(slope.min()) > 0:
+        small = small_array(slope)
+        largest, dead = float(slope.max() if small is None else small.max()), 0
+        if not float(slope.min() if small is None else small.min()) > 0:
             rows = slope.movedim(channel_dim, -1).reshape(-1, units)
             dead = int((rows == 0).all(dim=0).sum())
         flat = FLAT * (steepest if steepest else largest)
+        if small is None:
+            rms = float(slope.to(wide(slope)).square().mean().sqrt())
+            flats = int((slope < flat).sum())
+        else:
+            rms, flats = mean_square(small) ** 0.5, int(np.count_nonzero(small < flat))
         return ActivationFacts(
             function=name,
-            slope_rms=float(slope.to(wide(slope)).square().mean().sqrt()),
+            slope_rms=rms,
             slope_max=largest,
-            flat_share=int((slope < flat).sum()) / slope.numel(),
+            flat_share=flats / slope.numel(),
             dead_units=dead,
             units=units,
             samples=slope.numel() // units,
@@ -201,58 +210,6 @@ def _function(node: Node, kind: str) -> tuple[str, float | None]:
 
 
 _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
-
-def _wide_of(x: Tensor) -> Tensor:
-    x = x.detach()
-    return (x.abs() if x.is_complex() else x).to(wide(x))
-
-
-ALIKE = 64
-"""Units compared at most, evenly chosen: symmetry is broken by the first pair that differs."""
-
-
-def _spreads(weight: Tensor, unit: int, groups: int) -> tuple[float | None, float | None]:
-    """How far units' weights differ from each other, and how differently inputs are read.
-
-    Args:
-        weight: [out, in, *kernel] or [in, out, *kernel].
-        unit: The dimension of the outputs.
-        groups: Of a convolution; with several, units do not read the same inputs.
-    """
-    if groups != 1:
-        return None, None
-    return _spread(weight, unit), _spread(weight, 1 - unit)
-
-
-def _spread(values: Tensor, dim: int) -> float | None:
-    """Rms deviation along a dimension over the rms, 0 where all is zero."""
-    length = values.shape[dim]
-    if length < 2:
-        return None
-    some = values
-    if length > ALIKE:
-        index = torch.linspace(0, length - 1, ALIKE, device=values.device).long()
-        some = values.index_select(dim, index)
-    rms = float(some.square().mean().sqrt())
-    deviation = float((some - some.mean(dim=dim, keepdim=True)).square().mean().sqrt())
-    return deviation / rms if rms > 0 else 0.0
-
-
-def _centring(weight: Tensor, bias: Tensor | None, fan_out: int) -> tuple[float, float]:
-    """Least-squares fit b = r - a W 1: (a, E[r^2]).
-
-    Only for weights stored [out, in, ...]; other layouts are taken to have no such structure.
-    """
-    if bias is None:
-        return 0.0, 0.0
-    b = _wide_of(bias)
-    if weight.shape[0] != fan_out or b.numel() != fan_out:
-        return 0.0, float(b.square().mean())
-    sums = weight.reshape(fan_out, -1).sum(dim=1)
-    norm = float(sums.square().sum())
-    a = -float((b * sums).sum()) / norm if norm > 0 else 0.0
-    return a, float((b + a * sums).square().mean())
 
 
 def _reads_a_constant(node: Node, kind: str) -> bool:

@@ -13,6 +13,7 @@ from gradmend.errors import BadInput, GradmendError
 from gradmend.probe.assemble import Assembler
 from gradmend.probe.batch import Batch, Feeder, check_fit, check_loss, check_module, map_tensors
 from gradmend.probe.capture import run_captured
+from gradmend.probe.collecting import collecting_later
 from gradmend.probe.following import following
 from gradmend.probe.influence import with_uses
 from gradmend.probe.loss_calls import hearing, targets_of
@@ -28,6 +29,7 @@ because a float64 copy would double the memory of a model that may fill the mach
 books audited there, which takes as long again as to keep them."""
 
 
+@collecting_later()
 def look(
     model: nn.Module,
     batch: Batch,

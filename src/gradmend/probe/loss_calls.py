@@ -72,10 +72,15 @@ class Ear:
 
     Args:
         tell: Gets a loss's name, its positional and its named arguments.
+        made: Gets a loss's name and what came out.
     """
 
-    def __init__(self, tell: Callable[[str, Any, Any], None]) -> None:
-        self.tell = tell
+    def __init__(
+        self,
+        tell: Callable[[str, Any, Any], None],
+        made: Callable[[str, Any], None] = lambda name, result: None,
+    ) -> None:
+        self.tell, self.made = tell, made
         self._undo: list[Callable[[], None]] = []
 
     def open(self) -> None:
@@ -97,6 +102,7 @@ class Ear:
             if not torch.compiler.is_compiling():
                 try:
                     self.tell(name, args, kwargs)
+                    self.made(name, result)
                 except Exception:  # ours, inside the user's loss: not known is better than broken
                     return result
             return result

@@ -8,15 +8,12 @@ objects with the same bits as before, also when the block raises.
 
 from __future__ import annotations
 
-import copy
 import random
 import sys
 import warnings
-from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +23,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from gradmend.probe.cutting import recording_off
 from gradmend.probe.graph import postorder
+from gradmend.probe.saved import CONTAINERS, Holding, Kinds, Saved
 
 
 @torch.inference_mode(False)  # tensors made in inference mode cannot be differentiated
@@ -82,7 +80,7 @@ def untouched(
         dtype: Floating type for stand-ins of tensors that are no parameters or buffers, but
             plain attributes (a mask, a cache, an unregistered layer's weights).
     """
-    saved = _Snapshot(modules)
+    saved = Saved(modules)
     with _same_randomness(), _same_defaults(), _plain_execution():
         try:
             swap = _Swap(shadow, dtype)
@@ -94,78 +92,6 @@ def untouched(
 
 
 _SET_ASIDE = ("_backward_hooks", "_backward_pre_hooks")
-_CONTAINERS = (list, dict, set, OrderedDict, defaultdict, Counter, deque)
-
-
-class _Snapshot:
-    """Everything some modules hold: attributes, and what lies inside plain containers.
-
-    Containers are followed to any depth, and so are modules that were never registered, in
-    lists and dicts: a forward pass writes into those as well.
-    """
-
-    def __init__(self, roots: list[nn.Module]) -> None:
-        self.modules: list[nn.Module] = []
-        self._attributes: list[dict[str, Any]] = []
-        self._contents: list[tuple[Any, Any]] = []
-        self._arrays: list[tuple[Any, Any]] = []
-        self._generators: list[tuple[Any, Any]] = []
-        seen: set[int] = set()
-        todo: list[Any] = list(reversed(roots))
-        while todo:
-            value: Any = todo.pop()
-            if id(value) in seen or not _is_followed(value):
-                continue
-            seen.add(id(value))
-            if isinstance(value, nn.Module):
-                self.modules.append(value)
-                self._attributes.append(dict(value.__dict__))
-                todo.extend(reversed(value.__dict__.values()))
-            elif type(value) in _CONTAINERS:
-                self._contents.append((value, value.copy()))
-                inside = value.values() if isinstance(value, dict) else value
-                todo.extend(reversed(list(inside)))
-            elif isinstance(value, tuple):
-                todo.extend(reversed(value))
-            elif isinstance(value, np.ndarray):
-                self._arrays.append((value, value.copy()))
-            elif isinstance(value, torch.Generator):
-                self._generators.append((value.set_state, value.get_state()))
-            elif isinstance(value, random.Random):
-                self._generators.append((value.setstate, value.getstate()))
-            elif isinstance(value, np.random.RandomState):
-                self._generators.append((value.set_state, value.get_state()))
-            elif isinstance(value, np.random.Generator):
-                state = copy.deepcopy(value.bit_generator.state)
-                put = partial(setattr, value.bit_generator, "state")
-                self._generators.append((put, state))
-
-    def restore(self) -> None:
-        for module, attributes in zip(self.modules, self._attributes, strict=True):
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-        for container, content in self._contents:
-            if isinstance(container, list | deque):
-                container.clear()
-                container.extend(content)
-            else:
-                container.clear()
-                container.update(content)
-        for array, content in self._arrays:
-            if array.flags.writeable:
-                array[...] = content
-        for put, state in self._generators:
-            put(state)
-
-
-_FOLLOWED = (
-    nn.Module, *_CONTAINERS, tuple, np.ndarray, torch.Generator, random.Random,
-    np.random.RandomState, np.random.Generator,
-)  # fmt: skip
-
-
-def _is_followed(value: object) -> bool:
-    return isinstance(value, _FOLLOWED)
 
 
 class _Swap:
@@ -176,6 +102,7 @@ class _Swap:
         self.dtype = dtype
         self.made: dict[int, Tensor] = {}
         self.seen: set[int] = set()
+        self.kinds = Kinds()
 
     def enter(self, module: nn.Module) -> None:
         own = module.__dict__
@@ -183,7 +110,13 @@ class _Swap:
             own[name].clear()
         if own.get("_compiled_call_impl") is not None:
             own["_compiled_call_impl"] = None
+        kinds = self.kinds
         for name, value in list(own.items()):
+            kind = kinds[type(value)]
+            if kind is Holding.PLAIN or kind is Holding.MODULE:
+                continue
+            if kind is Holding.CONTAINER and not value:
+                continue
             changed = self.replaced(value)
             if changed is not value:
                 own[name] = changed
@@ -197,7 +130,7 @@ class _Swap:
             if all(new is old for new, old in zip(items, value, strict=True)):
                 return value
             return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-        if type(value) not in _CONTAINERS or id(value) in self.seen:
+        if type(value) not in CONTAINERS or id(value) in self.seen:
             return value
         self.seen.add(id(value))
         if isinstance(value, dict):

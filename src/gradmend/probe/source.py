@@ -17,12 +17,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+
+from gradmend.records.script import Place
 
 _OURS = str(Path(__file__).resolve().parents[1])
 _TORCH = str(Path(torch.__file__).resolve().parent)
 _ZOO = str(Path(_OURS) / "zoo")
 
-_built: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+_built: weakref.WeakKeyDictionary[nn.Module | Optimizer, Place] = weakref.WeakKeyDictionary()
 
 
 def calling_line() -> str | None:
@@ -74,19 +77,24 @@ def remember_construction() -> Iterator[None]:
         nn.Module.__init__ = original  # type: ignore[method-assign]
 
 
-def note_construction(module: nn.Module) -> None:
-    """Note the line that is building a module, from inside its construction."""
-    line = _construction_line(module)
-    if line:
-        _built[module] = line
+def note_construction(made: nn.Module | Optimizer) -> None:
+    """Note the line that is building a module or an optimizer, from inside its construction."""
+    place = _construction_place(made)
+    if place:
+        _built[made] = place
 
 
-def _construction_line(module: nn.Module) -> str | None:
-    """The line that called the module's constructor, past its own ``__init__`` frames."""
+def construction_of(made: nn.Module | Optimizer) -> Place | None:
+    """Where in the user's code a module or an optimizer was built, if that was watched."""
+    return _built.get(made)
+
+
+def _construction_place(made: nn.Module | Optimizer) -> Place | None:
+    """The line that called the constructor, past the object's own ``__init__`` frames."""
     frame: FrameType | None = sys._getframe(1)
     while frame and _is_ours(frame.f_code.co_filename):  # those who are noting
         frame = frame.f_back
-    while frame and frame.f_code.co_name == "__init__" and frame.f_locals.get("self") is module:
+    while frame and frame.f_code.co_name == "__init__" and frame.f_locals.get("self") is made:
         frame = frame.f_back
     while frame and not is_users(frame.f_code.co_filename):
         if _is_ours(frame.f_code.co_filename):
@@ -95,7 +103,7 @@ def _construction_line(module: nn.Module) -> str | None:
     if frame is None:
         return None
     path, number = frame.f_code.co_filename, frame.f_lineno
-    return f"{Path(path).name}:{number}  {linecache.getline(path, number).strip()}".rstrip()
+    return Place(file=path, line=number, text=linecache.getline(path, number).strip())
 
 
 def module_line(root: nn.Module, path: str) -> str | None:
@@ -113,7 +121,7 @@ def module_line(root: nn.Module, path: str) -> str | None:
         except AttributeError:
             return None
     if module in _built:
-        return _built[module]
+        return str(_built[module])
     for owner, name in reversed(owners):
         line = _assignments(type(owner)).get(name)  # type: ignore[arg-type]  # a class hashes
         if line:

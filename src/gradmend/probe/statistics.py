@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gradmend.probe.small import Array, small_array, square_sum
 from gradmend.probe.usual import usual_figures
 from gradmend.records.stats import Stats
 from gradmend.records.trace import Input
@@ -20,6 +22,9 @@ def wide(x: Tensor) -> torch.dtype:
 
 def stats_of(x: Tensor) -> Stats:
     """Sufficient statistics of a tensor of any shape and type."""
+    small = small_array(x)
+    if small is not None and math.isfinite(largest := max(float(small.max()), -float(small.min()))):
+        return _stats_in(small, largest)
     values = (torch.view_as_real(x) if x.is_complex() else x).reshape(-1)
     if values.device.type != "cpu" or values.numel() <= CHUNK:
         return _stats_of(values.to(wide(x)))
@@ -31,6 +36,27 @@ def stats_of(x: Tensor) -> Stats:
 
 CHUNK = 1 << 16
 """Entries taken at a time on a CPU: what stays in a core's cache, and asks for no fresh memory."""
+
+
+def _stats_in(values: Array, largest: float) -> Stats:
+    """Of a small array that is finite."""
+    values = values.ravel().astype(np.float64, copy=False)
+    size = np.abs(values)
+    smallest, zeros = float(size.min()), 0
+    if smallest == 0:
+        nonzero = size[size > 0]
+        zeros = size.size - nonzero.size
+        smallest = float(nonzero.min()) if nonzero.size else math.inf
+    with np.errstate(all="ignore"):
+        total = float(np.add.reduce(values))
+    return Stats(
+        count=values.size,
+        total=total,
+        sum_of_squares=square_sum(values),
+        max_abs=largest,
+        min_abs_nonzero=smallest,
+        zeros=zeros,
+    )
 
 
 def _stats_of(values: Tensor) -> Stats:

@@ -95,6 +95,9 @@ class Listener:
     def loss_called(self, name: str, args: Any, kwargs: Any) -> None:
         """A loss function of ``torch.nn.functional`` has run."""
 
+    def loss_made(self, name: str, value: Any) -> None:
+        """What came out of it; told next."""
+
     def failed(self, error: Exception) -> None:
         """One of these methods raised."""
 
@@ -133,7 +136,7 @@ class Taps:
             self._wrap(clip_grad, "_clip_grads_with_norm_", self._clip_by_norm)
         for holder in (clip_grad, nn.utils):
             self._wrap(holder, "clip_grad_value_", self._clip_by_value)
-        ear = loss_calls.Ear(self._loss_called)
+        ear = loss_calls.Ear(self._loss_called, self._loss_made)
         ear.open()
         self._undo.append(ear.close)
         if constructions:
@@ -314,6 +317,9 @@ class Taps:
 
     def _loss_called(self, name: str, args: Any, kwargs: Any) -> None:
         self._tell("loss_called", name, args, kwargs)
+
+    def _loss_made(self, name: str, value: Any) -> None:
+        self._tell("loss_made", name, value)
 
     def _clip_by_norm(self, original: Any) -> Any:
         def ours(parameters: Any, max_norm: Any, total_norm: Any, *args: Any, **kwargs: Any) -> Any:

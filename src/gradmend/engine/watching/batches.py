@@ -13,6 +13,7 @@ from torch import Tensor
 from gradmend.engine.watching.calls import HeldCall
 from gradmend.engine.watching.record import Record
 from gradmend.probe.capture import tensors_in
+from gradmend.probe.loss_again import Again, again
 from gradmend.probe.loss_calls import arguments, is_bad_data, measured, whole_of
 from gradmend.probe.observed_facts import input_facts
 from gradmend.records.history import Event
@@ -37,6 +38,8 @@ class HeardLoss:
     target: Tensor
     settings: dict[str, Any]
     call: LossCall | None = None
+    again: Again | None = None
+    """Makes the call on another prediction."""
 
     @classmethod
     def of(cls, name: str, args: Any, kwargs: Any, *, measure: bool) -> HeardLoss | None:
@@ -51,7 +54,7 @@ class HeardLoss:
         target = whole_of(target)
         call = measured(name, prediction, target, settings) if measure else None
         known = None if prediction is None else weakref.ref(whole_of(prediction))
-        return cls(name, known, target, settings, call)
+        return cls(name, known, target, settings, call, again(name, args, kwargs, prediction))
 
     def look(self) -> LossCall:
         """Its facts; of what the model put out, if that is still there."""

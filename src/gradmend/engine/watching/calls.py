@@ -17,6 +17,7 @@ from gradmend.probe.capture import tensors_in
 from gradmend.probe.graph import key_of
 from gradmend.probe.influence import Influence
 from gradmend.probe.look import look
+from gradmend.probe.loss_again import Again
 from gradmend.probe.native import first_bad_of
 from gradmend.probe.operands import kind_of
 from gradmend.records.badvalue import BadValue
@@ -101,6 +102,16 @@ class HeldCall:
         """Whether a gradient came back to an output."""
         return any(cotangent is not None for cotangent in self.cotangents)
 
+    @property
+    def loss_output(self) -> int | None:
+        """Which output backward began at: that of a model that computes its own loss."""
+        ones = [
+            at
+            for at, caught in enumerate(self.cotangents)
+            if caught is not None and caught.numel() == 1 and float(caught) == 1.0
+        ]
+        return ones[0] if len(ones) == 1 else None
+
     def why_not(self) -> str | None:
         """Why the call cannot be made again; ``None`` if it can."""
         if self.root() is None:
@@ -110,11 +121,17 @@ class HeldCall:
             return "the batch was changed in place after the call"
         return None
 
-    def look_again(self, *, precision: str, step: int) -> Trace:
+    def look_again(self, *, precision: str, step: int, loss: Again | None = None) -> Trace:
         """Look at the model on this call as it was made, with the loss's own cotangent.
 
         The pass is ours: weights, buffers, attributes, random state and output streams are left
         as they were.
+
+        Args:
+            precision: As of :func:`gradmend.probe.look.look`.
+            step: Noted in the trace.
+            loss: The call that made the loss of an output, to make it again; without it the
+                cotangents stand in for the loss, and the trace knows no loss.
 
         Raises:
             BadInput: If the model raises, or nothing leads back from its outputs.
@@ -122,11 +139,10 @@ class HeldCall:
         root = self.root()
         assert root is not None
         inner = getattr(root, "_orig_mod", root)
+        feeder = Feeder(forward=self._loss if loss is None else _Loss(self, loss))
         with self._as_it_was():
-            trace = look(
-                inner, self._fed, Feeder(forward=self._loss), precision=precision, step=step
-            )
-        return replace(trace, run=replace(trace.run, loss=None))
+            trace = look(inner, self._fed, feeder, precision=precision, step=step)
+        return trace if loss is not None else replace(trace, run=replace(trace.run, loss=None))
 
     def unused(self, names: list[str]) -> list[str]:
         """Of some parameters of the root, by name, those that the loss does not depend on.
@@ -167,16 +183,22 @@ class HeldCall:
         finally:
             torch.set_rng_state(before)
 
+    def called(self, model: nn.Module, fed: Any) -> Any:
+        """What the model answers."""
+        with torch.autocast("cpu", dtype=self.autocast, enabled=self.autocast is not None):
+            return model(*fed["args"], **fed["kwargs"])
+
     def _loss(self, model: nn.Module, fed: Any) -> Tensor:
         """A stand-in with the loss's own gradient: the inner product with the cotangents."""
-        with torch.autocast("cpu", dtype=self.autocast, enabled=self.autocast is not None):
-            output = model(*fed["args"], **fed["kwargs"])
+        output = self.called(model, fed)
         total: Tensor | None = None
         outputs = [t for t in tensors_in(output) if t.is_floating_point()]
         caught = self.cotangents if len(self.cotangents) == len(outputs) else [None] * len(outputs)
         if any(c is not None and kind_of(c) for c in caught):  # the loss broke, not the model
             caught = [None] * len(outputs)
         known = any(c is not None for c in caught)
+        if known and self.loss_output is not None:  # gradients of other outputs came through it
+            return outputs[self.loss_output].reshape(())
         for tensor, cotangent in zip(outputs, caught, strict=True):
             if not tensor.requires_grad or (known and cotangent is None):
                 continue
@@ -186,6 +208,21 @@ class HeldCall:
         if total is None:
             raise ValueError("no output of the model depends on a parameter")
         return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """A call's loss by the function that made it."""
+
+    call: HeldCall
+    loss: Again
+
+    def __call__(self, model: nn.Module, fed: Any) -> Tensor:
+        for output in tensors_in(self.call.called(model, fed)):
+            found = self.loss(output) if output.is_floating_point() else None
+            if found is not None:
+                return found
+        raise ValueError("the loss was not computed from an output of the model")
 
 
 class _Keep:

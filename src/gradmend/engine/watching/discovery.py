@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from gradmend.engine.watching.calls import HeldCall
 from gradmend.engine.watching.observer import Observer
 from gradmend.probe.roster import unwrap
 from gradmend.probe.source import note_construction
@@ -27,6 +29,10 @@ class DiscoveringObserver(Observer):
 
     follow: Any = None
     """Set by the watch: is told the modules whose calls are to be heard."""
+    wanted: Callable[[nn.Module], bool] = staticmethod(lambda root: False)
+    """Set by the watch: whether it wants to know what gradient comes back to a model's outputs."""
+    before_step: Callable[[Optimizer], None] = staticmethod(lambda optimizer: None)
+    """Set by the watch: is told when gradients are there and weights are as they were."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -34,6 +40,8 @@ class DiscoveringObserver(Observer):
         self._new = False
         self._called: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._followed: list[weakref.ref[nn.Module]] = []
+        self.awaited: weakref.WeakKeyDictionary[nn.Module, HeldCall] = weakref.WeakKeyDictionary()
+        """The last call of each wanted model: its optimizer's turn may come an iteration later."""
 
     @override
     def module_made(self, module: nn.Module) -> None:
@@ -43,7 +51,7 @@ class DiscoveringObserver(Observer):
 
     @override
     def optimizer_made(self, optimizer: Optimizer) -> None:
-        del optimizer  # unused: it is enough that the models are there now
+        note_construction(optimizer)
         self.find_roots()
 
     def find_roots(self) -> None:
@@ -71,6 +79,22 @@ class DiscoveringObserver(Observer):
     def root_begins(self, root: nn.Module, args: Any, kwargs: Any) -> None:
         self._called.add(root)
         super().root_begins(root, args, kwargs)
+
+    @override
+    def root_ended(self, root: nn.Module, output: object) -> None:
+        super().root_ended(root, output)
+        held = self.calls[-1] if self.calls else None
+        if held is None or held.root() is not root or not self.wanted(root):
+            self.awaited.pop(root, None)
+            return
+        if not held.cotangents:
+            held.catch_cotangents(output)
+        self.awaited[root] = held
+
+    @override
+    def _measure_gradients(self, optimizer: Optimizer) -> None:
+        super()._measure_gradients(optimizer)
+        self.before_step(optimizer)
 
     def look_around(self) -> None:
         """At the end of an iteration: new models, and parts of those that are never called."""

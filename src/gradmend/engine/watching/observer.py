@@ -162,6 +162,21 @@ class Observer(Listener):
         finally:
             self._cost[name] = self._cost.get(name, 0.0) + time.perf_counter() - began
 
+    @property
+    def stepping(self) -> Optimizer | None:
+        """The optimizer whose step is going on."""
+        return self._open[-1][0] if self._open else None
+
+    @property
+    def heard_losses(self) -> list[HeardLoss]:
+        """Loss calls of the iteration so far."""
+        return self._heard
+
+    @property
+    def backward_losses(self) -> list[float]:
+        """What backward was called on since the last step, unscaled."""
+        return list(self._losses)
+
     def due(self, name: str) -> bool:
         """Whether a tier measures in this iteration."""
         return self.plan is not None and name in self.plan

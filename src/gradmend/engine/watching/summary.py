@@ -46,6 +46,8 @@ def report_of(
     history: History,
     looks: Sequence[Look] = (),
     fails: Callable[[Exception], None] | None = None,
+    *,
+    first: Sequence[Finding] | None = None,
 ) -> Report:
     """The report on a run, from its record alone.
 
@@ -53,6 +55,8 @@ def report_of(
         history: The run.
         looks: Full looks that are still in memory; their findings are in the history too.
         fails: Gets the error of a rule that raised; such errors become notes where not given.
+        first: What the looks at the first step say where they were judged again, with more known
+            than then; instead of what the history holds of them.
     """
     broken: list[str] = []
 
@@ -62,7 +66,7 @@ def report_of(
     found = judged(history, fails or note)
     watched = _watched(history)
     watched = replace(watched, notes=(*watched.notes, *broken))
-    seen = _look_findings(history)
+    seen = _look_findings(history) if first is None else [*first, *_later_findings(history)]
     if watched.learns and not any(f.severity is not Severity.NOTE for f in found):
         seen = [_in_the_light_of_learning(finding, watched) for finding in seen]
     trace = looks[-1].trace if looks else Trace(run=_run(history))
@@ -140,6 +144,14 @@ def _look_findings(history: History) -> list[Finding]:
         if finding.code.startswith(BEGINNING):
             kept.append(finding)
     return list({finding.name: finding for finding in reversed(kept)}.values())
+
+
+def _later_findings(history: History) -> list[Finding]:
+    """Findings of the last look, unless it was at the first step; how it began aside."""
+    last = max(history.of_kind("look"), key=lambda event: event.step, default=None)
+    if last is None or last.step == 0:
+        return []
+    return [f for f in _findings_of(last) if not f.code.startswith(BEGINNING)]
 
 
 def _findings_of(look: Event) -> list[Finding]:

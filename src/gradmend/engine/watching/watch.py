@@ -42,7 +42,7 @@ MOST_URGENT_LOOKS = 2
 """Full looks of a run that a finding may call for, beyond those the budget pays; their cost is
 told apart, with what the first step took once."""
 
-_OF_THE_LOSS = ("GRF101", "GRF204", "GRF205")
+OF_THE_LOSS = ("GRF101", "GRF204", "GRF205")
 """Rules about who is reached by the real loss."""
 
 _open: weakref.WeakSet[Record] = weakref.WeakSet()
@@ -278,7 +278,7 @@ class Watch:
             self.record.event(Event(step=step, kind="cut", where=where, facts=facts))
         # The look's loss is a stand-in on the outputs that are tensors; who is reached by the real
         # one is known exactly from its own graph and from the gradients themselves.
-        said = [f for f in diagnose(trace).findings if f.code not in _OF_THE_LOSS]
+        said = [f for f in diagnose(trace).findings if f.code not in OF_THE_LOSS]
         if not call.has_data(self.observer.calls):
             said = [f for f in said if not f.code.startswith("DAT")]  # it judges a model's output
         found = tuple(rank(said))
