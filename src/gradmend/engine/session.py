@@ -47,13 +47,12 @@ DEEP = 200
 more of them (our choice: the depth beyond which remedies-and-theory.md 4 had to scale the rate)."""
 MOST_STEPS = 1000
 """Steps of a training in a thrifty race, at most."""
-RACE_SHARE = 0.5
+RACE_SHARE = 0.35
 """Share of what is left of the budget that a thrifty race takes; the rest trains the winner on."""
 TRAIN_UNTIL = 0.9
 """Share of the budget after which the winner is not trained on: the report takes time, too."""
 REHEARSAL_SECONDS = 20.0
-"""What those steps may take, as they are expected to: a sixth of the usual budget (our choice). All
-fifty fit for some four hundred layers, a few for four thousand, and none for ten thousand."""
+"""What those steps may take, as they are expected to: a sixth of the usual budget (our choice)."""
 CHEAP_SECONDS = 0.35
 """What measurements beyond the first look may take in a check that was not asked for steps: with
 the look, a small model is checked within a second."""

@@ -131,7 +131,7 @@ class ScriptStory:
             rows.append(("in Python", f'gradmend.apply("{files["prescription"]}", model,'
                                       " optimizer=optimizer)"))  # fmt: skip
         if "diff" in files:
-            rows.append(("change source", f"patch -p0 < {files['diff']}"))
+            rows.append(("change source", f"patch -p1 < {files['diff']}"))
         if "report" in files:
             rows.append(("read", str(files["report"])))
         for label, text in rows:

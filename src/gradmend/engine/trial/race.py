@@ -125,7 +125,8 @@ def clear_winner(
     base = base_of(original, arms, step, guess)
     best = gain(base, min(arm.at(step) for arm in arms))
     smallest = min(arms, key=lambda arm: (arm.size, arm.at(step)))
-    close = best > LEAST_GAIN * abs(base) and gain(base, smallest.at(step)) >= (1 + CLOSES) / 2 * best
+    gains = best > LEAST_GAIN * abs(base)
+    close = gains and gain(base, smallest.at(step)) >= (1 + CLOSES) / 2 * best
     return [smallest] if close else list(arms)
 
 

@@ -25,7 +25,6 @@ from gradmend.engine.state import (
 from gradmend.engine.trial.arm import Runner
 from gradmend.engine.trial.deadline import Deadline, Tell
 from gradmend.engine.trial.express import Express, express
-from gradmend.engine.trial.race import LEAST_GAIN
 from gradmend.errors import CannotApply
 from gradmend.probe.batch import Feeder, check_loss, map_tensors
 from gradmend.records.prescription import Edit, Prescription, Refusal
@@ -90,7 +89,10 @@ class Track:
         self.start.restore_randomness()
 
     def train_on(self, arm: Runner, until: float, text: str) -> None:
-        """Train the kept arm on, as long as its unseen loss falls and the budget lasts.
+        """Train the kept arm on while the budget lasts, and leave it where it was judged best.
+
+        The rate falls to zero on the way, linearly: a constant rate keeps a loss above what the
+        same steps reach with such an end (Haegele et al. 2024). Afterwards it is what it was.
 
         Args:
             arm: The one that was kept; its steps and scores go on.
@@ -98,16 +100,20 @@ class Track:
             text: What to tell.
         """
         assert self.bench is not None and arm.progress is not None
-        bench, spell, best = self.bench, max(1, round(arm.steps * TRAINED_ON)), arm.progress
-        best_steps, score = arm.steps, arm.score
+        bench, best, steps = self.bench, arm.progress, arm.steps
         set_randomness(best.randomness)
         batch_at = self.data.order(arm.seed)
-        steps = arm.steps
+        groups = self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        began, spell, score = self.deadline.share, max(1, round(steps * TRAINED_ON)), arm.score
         while self.deadline.share < until and math.isfinite(score):
             with express(bench.model, self.optimizer) as lent:
                 for _ in range(spell):
-                    if self.deadline.share >= until:
+                    left = (until - self.deadline.share) / (until - began)
+                    if left <= 0:
                         break
+                    for group, rate in zip(groups, rates, strict=True):
+                        group["lr"] = rate * left
                     self.tell(f"{text}: step {steps + 1}", self.deadline.share)
                     loss = self._step(bench, batch_at(steps), lent)
                     steps += 1
@@ -115,14 +121,12 @@ class Track:
                     if loss is not None and not math.isfinite(loss):
                         break
                 score = self._judge_arm(arm, bench)
-            if score < arm.scores[best_steps]:
+            if score < arm.score:
                 best = Progress.take(bench.model, self.optimizer, self._others())
-                best_steps = steps
-                arm.scores[steps] = score
-            elif score - arm.scores[best_steps] > LEAST_GAIN * abs(arm.scores[best_steps]):
-                break
+                arm.steps, arm.scores[steps] = steps, score
         best.resume(bench.model, self.optimizer, self._others())
-        arm.steps = best_steps
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
         self.start.restore_randomness()
 
     def take_back(self) -> None:
