@@ -53,6 +53,11 @@ TRAIN_UNTIL = 0.9
 """Share of the budget after which the winner is not trained on: the report takes time, too."""
 REHEARSAL_SECONDS = 20.0
 """What those steps may take, as they are expected to: a sixth of the usual budget (our choice)."""
+LAST_LOOKS = 1.2
+"""Times what the first examination took that is kept for looks at the repaired network."""
+LONG_LOOK = 30.0
+"""Seconds from which the repaired network is looked at once: before its training, where the
+predictions were made for."""
 CHEAP_SECONDS = 0.35
 """What measurements beyond the first look may take in a check that was not asked for steps: with
 the look, a small model is checked within a second."""
@@ -190,7 +195,7 @@ def fix(
                 allowance=REHEARSAL_SECONDS,
             )
         )
-    trace = report.trace
+    trace, looked = report.trace, deadline.elapsed
 
     def unchanged(reason: str, verdict: Verdict | None = None, **more: Any) -> Fix:
         verdict = verdict or Verdict(kept=False, reason=reason, seconds=deadline.elapsed)
@@ -248,13 +253,16 @@ def fix(
     with _users_errors_as_one_line(model):
         winner, verdict = trial.run(candidates.prescriptions, candidates.local)
         if winner is not None and trial.thrifty and trial.kept is not None:
-            track.train_on(trial.kept, TRAIN_UNTIL, "training the repaired network on")
+            rest = min(0.5, LAST_LOOKS * looked / deadline.seconds) if deadline.seconds else 0.0
+            until = min(TRAIN_UNTIL, 1.0 - rest)
+            track.train_on(trial.kept, until, "training the repaired network on")
     refusals = (*candidates.refusals, *track.refusals)
     if winner is None or track.bench is None:
         return unchanged(verdict.reason, verdict, refusals=refusals)
     try:
-        after = look(track.bench.model, data.train[0], feeder)
         fresh = _look_untrained(track, winner, feeder, data)
+        long = looked > LONG_LOOK
+        after = fresh if long else look(track.bench.model, data.train[0], feeder)
     except BaseException:  # also Ctrl-C: nobody holds the Fix yet that would say what changed
         track.take_back()
         raise
