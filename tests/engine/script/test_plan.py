@@ -61,7 +61,7 @@ def test_what_does_not_parse_is_left_to_its_own_run(tmp_path: Path, text: str) -
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no file 'nope.py'"):
+    with pytest.raises(BadInput, match="no file 'nope"):
         plan_of(Command(target="nope.py", home=tmp_path))
     with pytest.raises(BadInput, match="no module 'nope_nope'"):
         plan_of(Command(target="nope_nope", as_module=True, home=tmp_path))
