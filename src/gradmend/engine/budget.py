@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from gradmend.engine.trial import FIRST_ROUND, Deadline, goals
+from gradmend.engine.trial import FIRST_ROUND, THRIFTY_ROUND, Deadline, goals
 from gradmend.errors import BadInput
 
 DEFAULT_STEPS = 300
@@ -41,6 +41,7 @@ def affordable_steps(
     *,
     most: int = DEFAULT_STEPS,
     share: float = 0.9,
+    thrifty: bool = False,
 ) -> int:
     """Steps per training that let the whole race fit into the budget.
 
@@ -51,6 +52,7 @@ def affordable_steps(
         seeds: Trainings of original and winner that must agree.
         most: Steps at most.
         share: Of what is left of a budget in seconds, what the race may take.
+        thrifty: As of the trial.
     """
     if deadline.steps is not None:
         left, seconds = float(deadline.steps), 1.0
@@ -58,19 +60,19 @@ def affordable_steps(
         seconds = pace()
         left = share * ((deadline.seconds or 0.0) - deadline.elapsed)
     steps = most
-    while steps > 0 and seconds * race_steps(steps, candidates, seeds) > left:
+    while steps > 0 and seconds * race_steps(steps, candidates, seeds, thrifty=thrifty) > left:
         steps = min(steps - 1, int(steps * 0.95))
     return steps
 
 
-def race_steps(steps: int, candidates: int, seeds: int) -> float:
+def race_steps(steps: int, candidates: int, seeds: int, *, thrifty: bool = False) -> float:
     """Optimizer steps of a race that goes as most do."""
     first, *others = goals(steps)
     second = others[0] if others else first
     return (
-        steps  # the original
-        + min(candidates, FIRST_ROUND) * first
+        (second if thrifty else steps)  # the original
+        + min(candidates, THRIFTY_ROUND if thrifty else FIRST_ROUND) * first
         + 2 * (second - first)
-        + 1.5 * (steps - second)
+        + (1.0 if thrifty else 1.5) * (steps - second)
         + 2 * (seeds - 1) * first
     )

@@ -47,6 +47,9 @@ DEEP = 200
 more of them (our choice: the depth beyond which remedies-and-theory.md 4 had to scale the rate)."""
 MOST_STEPS = 1000
 """Steps of a training in a thrifty race, at most."""
+ENOUGH_STEPS = 60
+"""Steps of a thrifty training below which other seeds are left out for longer ones (our choice);
+the verdict says so."""
 RACE_SHARE = 0.35
 """Share of what is left of the budget that a thrifty race takes; the rest trains the winner on."""
 TRAIN_UNTIL = 0.9
@@ -242,9 +245,7 @@ def fix(
         thrifty=steps is None and len(trace.weights) >= DEEP,
     )
     with _users_errors_as_one_line(model):
-        trial.steps = steps or affordable_steps(
-            deadline, track.pace, len(candidates.prescriptions), seeds, **_extent(trial)
-        )
+        trial.steps = steps or _planned_steps(trial, track, len(candidates.prescriptions))
     if trial.steps < FEWEST_STEPS and steps is None:
         return unchanged(
             f"a budget of {budget} allows {trial.steps} steps per training, too few to prove"
@@ -352,8 +353,25 @@ def _first(batches: Batches) -> Batch:
     raise BadInput("batches holds no batch", "an edit measures the data", "pass some")
 
 
-def _extent(trial: Trial) -> dict[str, Any]:
-    return {"most": MOST_STEPS, "share": RACE_SHARE} if trial.thrifty else {}
+def _planned_steps(trial: Trial, track: Track, candidates: int) -> int:
+    """How long the trainings of a race can be; where steps are dear, with one seed if need be."""
+    if not trial.thrifty:
+        return affordable_steps(trial.deadline, track.pace, candidates, trial.seeds)
+    pace = track.pace() if trial.deadline.steps is None else 1.0
+    for seeds, share in ((trial.seeds, RACE_SHARE), (1, 2 * RACE_SHARE)):
+        trial.seeds = seeds
+        steps = affordable_steps(
+            trial.deadline,
+            lambda: pace,
+            candidates,
+            trial.seeds,
+            most=MOST_STEPS,
+            share=share,
+            thrifty=True,
+        )
+        if steps >= ENOUGH_STEPS:
+            break
+    return steps
 
 
 def _look_untrained(track: Track, winner: Prescription, feeder: Feeder, data: TrialData) -> Trace:

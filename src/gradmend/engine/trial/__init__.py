@@ -6,8 +6,18 @@ from start to verdict.
 """
 
 from gradmend.engine.trial.deadline import Deadline, Tell
-from gradmend.engine.trial.race import FINALISTS, FIRST_ROUND, RUNGS, goals
+from gradmend.engine.trial.race import FINALISTS, FIRST_ROUND, RUNGS, THRIFTY_ROUND, goals
 from gradmend.engine.trial.track import Track
 from gradmend.engine.trial.trial import Trial
 
-__all__ = ["FINALISTS", "FIRST_ROUND", "RUNGS", "Deadline", "Tell", "Track", "Trial", "goals"]
+__all__ = [
+    "FINALISTS",
+    "FIRST_ROUND",
+    "RUNGS",
+    "THRIFTY_ROUND",
+    "Deadline",
+    "Tell",
+    "Track",
+    "Trial",
+    "goals",
+]

@@ -316,7 +316,7 @@ class Trial:
 def _confirmed(pairs: list[tuple[Runner, Runner]], stick: Yardstick) -> str:
     """``confirmed over 3 seeds (58 % to 80 % of the loss taken off)``."""
     if len(pairs) == 1:
-        return "with 1 seed (the budget ended there)"
+        return "with 1 seed (the budget allows no more)"
     known = [
         (original, arm)
         for original, arm in pairs
