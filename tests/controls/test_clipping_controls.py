@@ -371,3 +371,18 @@ def test_clipping_by_norm_keeps_the_direction_and_the_limit(
 def test_the_percentile_is_numpys(values: list[float], share: float) -> None:
     expected = float(torch.quantile(torch.tensor(values, dtype=torch.float64), share / 100.0))
     assert percentile(values, share) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_a_step_inside_a_step_is_one_step() -> None:
+    # GIVEN that torch has wrapped SGD's own step, too, as it does when one is built
+    torch.optim.SGD(weights(), lr=0.1)
+    # WHEN a subclass whose step calls it makes a step
+    parameters = weights()
+    optimizer = Recorder(parameters)
+    build, _ = CLIPS["percentile"]
+    hang(build(parameters), optimizer)
+    give(parameters, list(gradients(0)))
+    optimizer.step()
+    # THEN one norm has been seen
+    (memory,) = optimizer.param_groups[0][KEY].values()
+    assert len(memory["norms"]) == 1, memory

@@ -170,7 +170,7 @@ def test_random_search_draws_without_looking(bench: ModuleType) -> None:
     t.begin()
     trace = gradmend.check(t.model, t.draw(), t.loss_fn, optimizer=t.optimizers[0], steps=3).trace
     draws = bench_random.drawn(trace, random.Random(0))
-    found = [p for p in (next(draws) for _ in range(200)) if p]
+    found = [p for p in (next(draws) for _ in range(600)) if p]
     assert len({p.remedies for p in found}) > 5
     assert any(len(p.remedies) == 2 for p in found)
 

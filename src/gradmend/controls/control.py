@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, ClassVar
 
 from torch.optim import Optimizer
@@ -83,6 +85,8 @@ def hang(control: Control, optimizer: Optimizer) -> Callable[[], None]:
         )
 
     def before(acting: Optimizer, args: Any, kwargs: Any) -> Any:
+        if _within_a_step(acting, sys._getframe(1)):
+            return None
         # args begins with the optimizer itself.
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if not callable(closure):
@@ -98,9 +102,13 @@ def hang(control: Control, optimizer: Optimizer) -> Callable[[], None]:
             return args, {**kwargs, "closure": then}
         return (args[0], then, *args[2:]), kwargs
 
+    def after(acting: Optimizer, *_: Any) -> None:
+        if not _within_a_step(acting, sys._getframe(1)):
+            control.after(acting)
+
     before.name = control.name  # type: ignore[attr-defined]
     ahead = optimizer.register_step_pre_hook(before)
-    behind = optimizer.register_step_post_hook(lambda acting, *_: control.after(acting))
+    behind = optimizer.register_step_post_hook(after)
     if control.first:
         hooks: Any = optimizer._optimizer_step_pre_hooks  # an OrderedDict
         hooks.move_to_end(ahead.id, last=False)
@@ -111,3 +119,17 @@ def hang(control: Control, optimizer: Optimizer) -> Callable[[], None]:
         control.forget(optimizer)
 
     return take_off
+
+
+def _within_a_step(optimizer: Optimizer, caller: FrameType) -> bool:
+    """Whether a step is part of another of the same optimizer.
+
+    Torch calls the hooks around the step of every class that has ever been built: where a subclass
+    calls ``super().step()``, twice for one step of the training.
+    """
+    frame = caller.f_back
+    while frame is not None:
+        if frame.f_code is caller.f_code and frame.f_locals.get("self") is optimizer:
+            return True
+        frame = frame.f_back
+    return False

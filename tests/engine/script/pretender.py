@@ -59,4 +59,5 @@ def main() -> None:
         until = json.loads(line)["until"]
 
 
-main()
+if __name__ == "__main__":
+    main()
