@@ -40,6 +40,9 @@ _UsageError: type[Exception] = next(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout.")]
+Script = Annotated[str, typer.Argument(metavar="SCRIPT", help="The training script.")]
+Arguments = Annotated[list[str] | None, typer.Argument(metavar="ARGS", help="The script's own.")]
+AsModule = Annotated[bool, typer.Option("-m", help="SCRIPT is a module, as after python -m.")]
 Traceback = Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")]
 
 
@@ -136,13 +139,9 @@ def check(
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 def run(
-    target: Annotated[str, typer.Argument(metavar="SCRIPT", help="The training script.")],
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="ARGS", help="The script's own.")
-    ] = None,
-    as_module: Annotated[
-        bool, typer.Option("-m", help="SCRIPT is a module, as after python -m.")
-    ] = False,
+    target: Script,
+    arguments: Arguments = None,
+    as_module: AsModule = False,
     folder: Annotated[
         Path | None, typer.Option("--run", help="Folder of the run; a new one if not given.")
     ] = None,
@@ -185,13 +184,9 @@ def run(
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 def fix(
-    target: Annotated[str, typer.Argument(metavar="SCRIPT", help="The training script.")],
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="ARGS", help="The script's own.")
-    ] = None,
-    as_module: Annotated[
-        bool, typer.Option("-m", help="SCRIPT is a module, as after python -m.")
-    ] = False,
+    target: Script,
+    arguments: Arguments = None,
+    as_module: AsModule = False,
     steps: Annotated[
         int | None,
         typer.Option(help="Steps of a training; if not given as the budget allows, at most 300."),

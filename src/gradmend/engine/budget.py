@@ -59,8 +59,17 @@ def affordable_steps(
     else:
         seconds = pace()
         left = share * ((deadline.seconds or 0.0) - deadline.elapsed)
+
+    def cost(steps: int) -> float:
+        return seconds * race_steps(steps, candidates, seeds, thrifty=thrifty)
+
+    return longest(most, cost, left)
+
+
+def longest(most: int, cost: Callable[[int], float], left: float) -> int:
+    """The most steps, within a twentieth, of which a race costs no more than is left."""
     steps = most
-    while steps > 0 and seconds * race_steps(steps, candidates, seeds, thrifty=thrifty) > left:
+    while steps > 0 and cost(steps) > left:
         steps = min(steps - 1, int(steps * 0.95))
     return steps
 

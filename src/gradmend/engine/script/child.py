@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,6 @@ class Child:
         places: Path,
         number: int,
     ) -> None:
-        self.began = time.monotonic()
         self.step = 0
         self.over = False
         """Whether the process has ended, or was ended."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gradmend.engine.budget import DEFAULT_STEPS, FEWEST_STEPS, deadline_of, race_steps
+from gradmend.engine.budget import DEFAULT_STEPS, FEWEST_STEPS, deadline_of, longest, race_steps
 from gradmend.engine.files import write_prescription
 from gradmend.engine.predictions import check_predictions
 from gradmend.engine.prescribe import Candidates, forbidden_changes, prescribe
@@ -208,7 +208,7 @@ def _fix(runs: ScriptRuns, plan: Plan, wishes: Wishes, deadline: Deadline, show:
         seeds=wishes.seeds,
         tell=runs.tell,
         combine=found.combined,
-        guess=None if runs.several_losses else loss_of_guessing(report.trace),
+        guess=None if seen.several_losses else loss_of_guessing(report.trace),
     )
     winner, verdict = trial.run(found.prescriptions, found.local)
     refusals = (*found.refusals, *runs.refusals)
@@ -383,7 +383,4 @@ def _affordable(runs: ScriptRuns, pace: Pace, found: Candidates, seeds: int) -> 
         left = 0.9 * ((runs.deadline.seconds or 0.0) - runs.deadline.elapsed)
         step, start = pace.step, pace.start
     starts = start * (2 + (min(count, FIRST_ROUND) + 2 * (seeds - 1)) / runs.jobs)
-    steps = runs.steps
-    while steps > 0 and starts + step * race_steps(steps, count, seeds) > left:
-        steps = min(steps - 1, int(steps * 0.95))
-    return steps
+    return longest(runs.steps, lambda n: starts + step * race_steps(n, count, seeds), left)

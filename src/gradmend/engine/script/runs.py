@@ -85,8 +85,6 @@ class ScriptRuns:
     reference: tuple[float, ...] = ()
     """Losses of the original's first steps, of another run of it."""
     noisy: bool = False
-    several_losses: bool = False
-    """Whether optimizers have losses of their own: then none of these says what is better."""
     _runs: dict[int, Run] = field(default_factory=dict)
     _started: int = 0
     _key: str = ""
@@ -243,7 +241,6 @@ class ScriptRuns:
             self.noisy = not _same(self.reference, [value for _, value in arm.losses])
         first = arm.prescription is None and not self._key
         if first and loss is None and goal >= self.steps:
-            self.several_losses = True
             self._choose(arm, run)
         arm.scores[goal] = self._score(run, goal)
         if not math.isfinite(arm.scores[goal]):
@@ -263,11 +260,6 @@ class ScriptRuns:
             self._key = figure.name
             self.yardstick = Yardstick(name=figure.name, higher=figure.higher)
             original.scores.update({goal: self._score(run, goal) for goal in run.figures_at})
-
-    @property
-    def judgeable(self) -> bool:
-        """Whether there is a figure that tells one training from another."""
-        return not self.several_losses or bool(self._key)
 
     @property
     def upside_down(self) -> bool:
