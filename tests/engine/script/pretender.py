@@ -41,6 +41,7 @@ def main() -> None:
         while step < min(until, role.get("length", 10**9)):
             step += 1
             loss = 2.0 * math.exp(-rate * step) + role.get("noise", 0.0) * os.urandom(1)[0]
+            loss += role.get("chance", (0.0, 0.0, 0.0))[shift]
             losses.append((step, "nan" if step >= role.get("breaks", 10**9) else loss))
             if "figure" in role and step % 5 == 0:
                 print(f"test {role['figure'][0]} {role['figure'][1]}", flush=True)

@@ -159,9 +159,20 @@ def test_a_script_that_never_comes_out_the_same_is_judged_over_repeats(home: Pat
 
 
 def test_repeats_that_overlap_prove_nothing(home: Path) -> None:
-    act = {"rate": 0.001, "noise": 0.1, "by": {"luck": {"rate": 0.0012}}}
+    # given a script that comes out otherwise each time, and a remedy that is better with each
+    # seed, but with one no better than the original is with another
+    luck = {"chance": (0.2, 0.0, 0.2)}
+    act = {"rate": 0.001, "chance": (0.6, 0.1, 0.6), "by": {"luck": luck}}
     winner, _ = _trial(_runs(home, act, reference=(2.0, 1.9))).run((_remedy("luck"),))
     assert winner is None
+    # and one that is better by far less than its own repeats differ has proven nothing either
+    act["by"]["luck"]["chance"] = (0.05, -0.3, 0.05)
+    winner, _ = _trial(_runs(home, act, reference=(2.0, 1.9))).run((_remedy("luck"),))
+    assert winner is None
+    # and one that is better by more has
+    act["by"]["luck"]["chance"] = (-0.6, -0.7, -0.6)
+    winner, _ = _trial(_runs(home, act, reference=(2.0, 1.9))).run((_remedy("luck"),))
+    assert winner is not None
 
 
 def test_the_budget_ends_every_process(home: Path) -> None:
