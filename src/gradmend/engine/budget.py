@@ -42,6 +42,7 @@ def affordable_steps(
     most: int = DEFAULT_STEPS,
     share: float = 0.9,
     thrifty: bool = False,
+    lifeless: bool = False,
 ) -> int:
     """Steps per training that let the whole race fit into the budget.
 
@@ -53,6 +54,7 @@ def affordable_steps(
         most: Steps at most.
         share: Of what is left of a budget in seconds, what the race may take.
         thrifty: As of the trial.
+        lifeless: Whether the original is known to be stopped at its first step.
     """
     if deadline.steps is not None:
         left, seconds = float(deadline.steps), 1.0
@@ -61,7 +63,7 @@ def affordable_steps(
         left = share * ((deadline.seconds or 0.0) - deadline.elapsed)
 
     def cost(steps: int) -> float:
-        return seconds * race_steps(steps, candidates, seeds, thrifty=thrifty)
+        return seconds * race_steps(steps, candidates, seeds, thrifty=thrifty, lifeless=lifeless)
 
     return longest(most, cost, left)
 
@@ -74,14 +76,16 @@ def longest(most: int, cost: Callable[[int], float], left: float) -> int:
     return steps
 
 
-def race_steps(steps: int, candidates: int, seeds: int, *, thrifty: bool = False) -> float:
+def race_steps(
+    steps: int, candidates: int, seeds: int, *, thrifty: bool = False, lifeless: bool = False
+) -> float:
     """Optimizer steps of a race that goes as most do."""
     first, *others = goals(steps)
     second = others[0] if others else first
     return (
-        (second if thrifty else steps)  # the original
+        (1 if lifeless else second if thrifty else steps)  # the original
         + min(candidates, THRIFTY_ROUND if thrifty else FIRST_ROUND) * first
         + 2 * (second - first)
         + (1.0 if thrifty else 1.5) * (steps - second)
-        + 2 * (seeds - 1) * first
+        + (1 if lifeless else 2) * (seeds - 1) * first
     )

@@ -232,6 +232,7 @@ def fix(
         deadline=deadline,
         seed=seed,
         tell=tell,
+        thrifty=steps is None and len(trace.weights) >= DEEP,
     )
     trial = Trial(
         trainer=track,
@@ -242,7 +243,7 @@ def fix(
         tell=tell,
         combine=candidates.combined,
         guess=loss_of_guessing(trace),
-        thrifty=steps is None and len(trace.weights) >= DEEP,
+        thrifty=track.thrifty,
     )
     with _users_errors_as_one_line(model):
         trial.steps = steps or _planned_steps(trial, track, len(candidates.prescriptions))
@@ -368,6 +369,7 @@ def _planned_steps(trial: Trial, track: Track, candidates: int) -> int:
             most=MOST_STEPS,
             share=share,
             thrifty=True,
+            lifeless=track.lifeless,
         )
         if steps >= ENOUGH_STEPS:
             break

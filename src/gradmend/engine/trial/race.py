@@ -208,7 +208,7 @@ def agrees(
     what the first was, and that one went on to win.
     """
     step = arm.steps
-    if original.steps != step and not original.diverged:
+    if original.steps != step and not (original.diverged or original.still):
         return False
     ahead = gain(first_original.at(step), first.at(step))
     if not math.isfinite(ahead):

@@ -30,8 +30,16 @@ from gradmend.probe.batch import Feeder, check_loss, map_tensors
 from gradmend.records.prescription import Edit, Prescription, Refusal
 from gradmend.records.verdict import Yardstick
 
-TRAINED_ON = 0.25
+TRAINED_ON = 0.1
 """Share of a winner's training after which it is judged again while it trains on (our choice)."""
+RETREAT = 0.5
+"""Factor to the rate where training on made it worse, and it goes back to where it was best."""
+WOBBLES = 0.03
+"""Share of its loss by which a stretch may be worse without a retreat: at high rates it wobbles."""
+LEAST_RATE = 0.05
+"""Factor below which training on ends: four retreats in all, and what is left is over-fitting."""
+LONG_STEP = 2.0
+"""Seconds from which one step is enough to tell the pace."""
 TOLD_EVERY = 8
 """Steps between two words on how far an arm is."""
 
@@ -54,6 +62,10 @@ class Track:
     refusals: list[Refusal] = field(default_factory=list)
     bench: Bench | None = None
     """The bench of the arm that was opened last."""
+    thrifty: bool = False
+    """Whether a step is so dear that an arm whose gradient underflows is stopped at its first."""
+    lifeless: bool = False
+    """Whether the original's gradient underflowed when its pace was measured."""
     _snapshot: Snapshot | None = None
 
     @property
@@ -92,7 +104,9 @@ class Track:
         """Train the kept arm on while the budget lasts, and leave it where it was judged best.
 
         The rate falls to zero on the way, linearly: a constant rate keeps a loss above what the
-        same steps reach with such an end (Haegele et al. 2024). Afterwards it is what it was.
+        same steps reach with such an end (Haegele et al. 2024). Where a stretch of it made the
+        loss worse, that stretch is undone and the rate halved: what a race of a few steps bore is
+        often too high for a longer training. Afterwards the rate is what it was.
 
         Args:
             arm: The one that was kept; its steps and scores go on.
@@ -105,15 +119,15 @@ class Track:
         batch_at = self.data.order(arm.seed)
         groups = self.optimizer.param_groups
         rates = [group["lr"] for group in groups]
-        began, spell, score = self.deadline.share, max(1, round(steps * TRAINED_ON)), arm.score
-        while self.deadline.share < until and math.isfinite(score):
+        began, spell, factor = self.deadline.share, max(1, round(steps * TRAINED_ON)), 1.0
+        while self.deadline.share < until and factor >= LEAST_RATE:
             with express(bench.model, self.optimizer) as lent:
                 for _ in range(spell):
                     left = (until - self.deadline.share) / (until - began)
                     if left <= 0:
                         break
                     for group, rate in zip(groups, rates, strict=True):
-                        group["lr"] = rate * left
+                        group["lr"] = rate * left * factor
                     self.tell(f"{text}: step {steps + 1}", self.deadline.share)
                     loss = self._step(bench, batch_at(steps), lent)
                     steps += 1
@@ -124,6 +138,9 @@ class Track:
             if score < arm.score:
                 best = Progress.take(bench.model, self.optimizer, self._others())
                 arm.steps, arm.scores[steps] = steps, score
+            elif not score <= arm.score + WOBBLES * abs(arm.score):
+                best.resume(bench.model, self.optimizer, self._others())
+                steps, factor = arm.steps, factor * RETREAT
         best.resume(bench.model, self.optimizer, self._others())
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
@@ -170,6 +187,9 @@ class Track:
                     began = time.perf_counter()
                     self._step(Bench(model=self.model), batch_at(step), lent)
                     times.append(time.perf_counter() - began)
+                    self.lifeless = self._underflows(lent)
+                    if self.thrifty and times[-1] > LONG_STEP:
+                        break
             return min(times)
         finally:
             self.start.put_back()
@@ -266,12 +286,32 @@ class Track:
                 if loss is not None and not math.isfinite(loss):
                     arm.diverged = True
                     return
+                if self.thrifty and arm.steps == 1 and self._underflows(lent):
+                    arm.scores[1], arm.still = self._judge_arm(arm, bench), True
+                    return
                 if self.deadline.passed() and arm.steps < goals[-1]:
                     return
             arm.scores[goal] = self._judge_arm(arm, bench)
             if not math.isfinite(arm.scores[goal]):
                 arm.diverged = True
                 return
+
+    def _underflows(self, lent: Express) -> bool:
+        """Whether most parameters got a gradient that is exactly zero: no step will move them.
+
+        In single precision that is what is left of a gradient some 40 decades below the loss's.
+        """
+        wholes = {id(block.whole) for block in lent.blocks}
+        every = dead = 0
+        for parameter in (p for group in self.optimizer.param_groups for p in group["params"]):
+            members = len(parameter) if id(parameter) in wholes else 1
+            every += members
+            if parameter.grad is None:
+                dead += members
+            else:
+                parts = parameter.grad.reshape(members, -1)
+                dead += members - int(torch.count_nonzero(parts.abs().amax(1)))
+        return 2 * dead > every
 
     def _step(self, bench: Bench, batch: Any, lent: Express) -> float | None:
         """One optimizer step; LBFGS and its kin get a closure.

@@ -130,7 +130,7 @@ class Trial:
         text = "training the model as it is"
         if self.thrifty:
             self.trainer.train([original], stops[:2], text)
-            original.still = not original.diverged and stands_still(original)
+            original.still = original.still or (not original.diverged and stands_still(original))
         if not original.still:
             self.trainer.train([original], stops, text)
 
@@ -278,7 +278,8 @@ class Trial:
     ) -> Verdict:
         stick = self.trainer.yardstick
         if original.still:
-            closing = f"; the original stood still and was stopped after {original.steps} steps"
+            after = "its first step" if original.steps == 1 else f"{original.steps} steps"
+            closing = f"; the original stood still and was stopped after {after}"
         else:
             closing = "; the smallest change that closes 90 % of the gap"
         reason = (
