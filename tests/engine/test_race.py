@@ -12,12 +12,14 @@ from gradmend.engine.trial.race import (
     FEWEST,
     SURVIVES,
     agrees,
+    apart,
     base_of,
     beats,
     clear_winner,
     enough,
     gain,
     goals,
+    leads,
     survivors,
 )
 from gradmend.records.prescription import Change, Edit, Prescription
@@ -138,3 +140,36 @@ def test_stops_ascend_to_the_whole_training(steps: int) -> None:
     assert list(stops) == sorted(set(stops))
     assert all(stop >= min(steps, FEWEST) for stop in stops)
     assert len(stops) <= 3
+
+
+@pytest.mark.parametrize(
+    ("score", "ahead"), [(2.3, False), (2.26, False), (2.25, True), (math.inf, False)]
+)
+def test_a_plateaus_differences_are_no_lead(score: float, ahead: bool) -> None:
+    assert leads(arm(score), original(2.3), STEP) is ahead
+
+
+def test_whoever_has_a_loss_leads_an_original_that_has_none() -> None:
+    assert leads(arm(5.0), original(math.inf), STEP)
+    assert not leads(arm(math.inf), original(math.inf), STEP)
+
+
+@pytest.mark.parametrize(
+    ("its", "own", "told"),
+    [
+        ((2.0, 2.1, 2.2), (1.0, 1.1, 1.2), True),
+        ((2.0, 2.1, 2.2), (1.7, 1.8, 1.95), False),  # better, but by less than half of a spread
+        ((2.0, 2.1, 2.2), (1.0, 1.1, 2.05), False),  # one of them is no better
+        ((2.0, 2.0, 2.0), (2.0, 2.0, 2.0), False),
+        ((2.0, 2.0, 2.0), (1.9, 1.9, 1.9), True),  # repeats that do not differ at all
+        ((math.inf, 2.0, math.inf), (1.0, 1.1, 1.5), True),  # some of them diverged
+    ],
+)
+def test_repeats_are_apart_by_more_than_they_differ(
+    its: tuple[float, ...], own: tuple[float, ...], told: bool
+) -> None:
+    pairs = [
+        (original(a, seed), arm(b, seed=seed))
+        for seed, (a, b) in enumerate(zip(its, own, strict=True))
+    ]
+    assert apart(pairs) is told

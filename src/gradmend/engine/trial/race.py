@@ -164,6 +164,14 @@ def beats(arm: Runner, original: Runner, guess: float | None = None) -> bool:
     return bool(known) and min(known) - arm.score > LEARNED * abs(min(known))
 
 
+def leads(arm: Runner, original: Runner, step: int) -> bool:
+    """Whether an arm is ahead of the original by more than what a plateau's losses differ by."""
+    if not math.isfinite(arm.at(step)):
+        return False
+    base = original.at(step)
+    return gain(base, arm.at(step)) > (LEAST_GAIN * abs(base) if math.isfinite(base) else 0.0)
+
+
 def stands_still(original: Runner) -> bool:
     """Whether the original is where it began, but for less than counts as a gain."""
     began, now = original.scores.get(0, math.nan), original.score
@@ -228,5 +236,6 @@ def apart(pairs: Sequence[tuple[Runner, Runner]]) -> bool:
     """
     its = [original.score for original, _ in pairs]
     own = [arm.score for _, arm in pairs]
-    differ = max(max(its) - min(its), max(own) - min(own)) if max(map(abs, its)) < math.inf else 0.0
+    known = all(map(math.isfinite, its))
+    differ = max(max(its) - min(its), max(own) - min(own)) if known else 0.0
     return min(its) - max(own) > APART * differ

@@ -26,6 +26,7 @@ from gradmend.engine.trial.race import (
     enough,
     gain,
     goals,
+    leads,
     repeats,
     stands_still,
     suffices,
@@ -202,7 +203,7 @@ class Trial:
             most = THRIFTY_ROUND if self.thrifty else FIRST_ROUND
             for first in range(local, len(candidates), most):
                 race(candidates[first : first + most], stops[:1])
-                if any(arm.at(stops[0]) < original.at(stops[0]) for arm in arms):
+                if any(leads(arm, original, stops[0]) for arm in arms):
                     break
         best = min(arms, key=lambda arm: arm.at(stops[0]), default=None)
         if best is not None and best.prescription and math.isfinite(best.at(stops[0])):
