@@ -77,18 +77,17 @@ def transformer(depth: int, by_hand: bool, seed: int) -> Any:
     return model, batches, val, nn.CrossEntropyLoss(), optimizer, accuracy
 
 
-def _entry(depth: int, by_hand: bool, budget: str, steps: int) -> DepthSubject:
+def _entry(depth: int, by_hand: bool, budget: str) -> DepthSubject:
     return DepthSubject(
         name=f"transformer_{depth}" + ("_by_hand" if by_hand else ""),
         build=partial(transformer, depth, by_hand),
         budget=budget,
         goal="40 %: far above the 10 % of a guess",
-        steps=steps,
     )
 
 
 SUBJECTS = (
-    _entry(50, False, "5 min", 60),
-    _entry(200, False, "10 min", 40),
-    _entry(200, True, "10 min", 40),
+    _entry(50, False, "5 min"),
+    _entry(200, False, "10 min"),
+    _entry(200, True, "10 min"),
 )

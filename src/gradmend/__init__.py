@@ -10,6 +10,8 @@ import importlib
 import random
 from typing import TYPE_CHECKING, Any
 
+from gradmend.records.views import set_views
+
 if TYPE_CHECKING:
     from gradmend.engine.repaired import Fix as Fix
     from gradmend.engine.session import apply as apply
@@ -63,6 +65,9 @@ __all__ = [
     "fix",
     "watch",
 ]
+
+
+set_views(lambda: importlib.import_module("gradmend.renderers.notebook"))
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from gradmend.engine.progress import shown_progress
 from gradmend.errors import BadInput, GradmendError
@@ -89,7 +88,9 @@ def _given(error: Exception) -> str:
 
 
 def _refuse(text: str) -> int:
-    print(f"gradmend: {' '.join(text.split())}", file=sys.stderr)
+    from gradmend.renderers.visible import visible
+
+    print(f"gradmend: {visible(' '.join(text.split()))}", file=sys.stderr)
     return 2
 
 
@@ -127,9 +128,10 @@ def check(
     if as_json:
         print(json.dumps(report.to_dict()))
     else:
+        from gradmend.renderers.paper import screen
         from gradmend.renderers.text import print_report
 
-        print_report(report, Console())
+        print_report(report, screen())
     if html is not None:
         print(f"report: {html}", file=sys.stderr)
     return 1 if report.at_least(fail_on) else 0
@@ -218,6 +220,7 @@ def fix(
     from gradmend.engine.script.repair import Wishes, fix_script, jobs_of
     from gradmend.engine.script.results import check_folder, write_results
     from gradmend.renderers.html import render
+    from gradmend.renderers.paper import screen
     from gradmend.renderers.script_story import ScriptStory
 
     command = Command(
@@ -228,7 +231,7 @@ def fix(
     )
     words = tuple(word.strip() for word in keep.split(",") if word.strip())
     wishes = Wishes(steps=steps, keep=words, budget=budget, seeds=seeds, jobs=jobs_of(jobs))
-    story = ScriptStory(Console(stderr=as_json))
+    story = ScriptStory(screen(stderr=as_json))
     plan = plan_of(command)
     check_folder(out)
     story.plan(
@@ -276,24 +279,33 @@ def report(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="A short block for a forum, without private paths.")
     ] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write the report and its figures as one HTML page.")
+    ] = None,
     as_json: Json = False,
     traceback: Traceback = False,
 ) -> int:
     """Say what a run shows, while it grows or afterwards."""
     del traceback  # unused: main reads it before anything can go wrong
     from gradmend.engine.watching.summary import report_of
+    from gradmend.renderers.paper import screen
     from gradmend.renderers.run_markdown import markdown as as_markdown
     from gradmend.renderers.run_text import print_run
     from gradmend.store.reader import open_run
 
-    history = open_run(folder).history()
+    reader = open_run(folder)
+    history = reader.history()
     found = report_of(history)
+    if html is not None:
+        from gradmend.renderers.run_page import render_run_page
+
+        _write(html, render_run_page(found, reader))
     if as_json:
         print(json.dumps(found.to_dict()))
     elif markdown:
         print(as_markdown(found, history), end="")
     else:
-        print_run(found, history, Console())
+        print_run(found, history, screen())
     return 0
 
 
@@ -314,10 +326,8 @@ def diff(
     if as_json:
         print(json.dumps(to_plain(found)))
     else:
-        console = Console()
         names = (str(good), str(bad))
-        text = difference_text(found, names, width=console.width, colour=_in_colour(console))
-        print(text, end="")
+        print(difference_text(found, names, **_as_screen()), end="")
     return 0
 
 
@@ -338,8 +348,30 @@ def ls(
     if as_json:
         print(json.dumps(run_list_plain(runs)))
     else:
-        console = Console()
-        print(run_list(runs, width=console.width, colour=_in_colour(console)), end="")
+        print(run_list(runs, **_as_screen()), end="")
+    return 0
+
+
+@app.command()
+def live(
+    place: Annotated[
+        Path, typer.Argument(metavar="RUN|FOLDER", help="A run, or a folder of runs.")
+    ] = Path("gradmend-runs"),
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Of the page; 0 for any that is free."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; others than this machine's own open it.")
+    ] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page.")] = False,
+    traceback: Traceback = False,
+) -> int:
+    """Show runs in a browser while they grow."""
+    del traceback  # unused: main reads it before anything can go wrong
+    from gradmend.live.server import serve
+
+    serve(place, port=port, host=host, browser=browser)
     return 0
 
 
@@ -382,10 +414,10 @@ def explain(
             print(json.dumps({"rules": [plain_page(r) for r in listed[0]],
                               "remedies": [plain_page(r) for r in listed[1]]}))  # fmt: skip
         else:
-            print(list_text(*listed))
+            print(_takeable(list_text(*listed)))
         return 0
     found = find(word)
-    print(json.dumps(plain_page(found)) if as_json else page_text(found))
+    print(json.dumps(plain_page(found)) if as_json else _takeable(page_text(found)))
     return 0
 
 
@@ -417,6 +449,7 @@ def demo(
     del traceback  # unused: main reads it before anything can go wrong
     from gradmend.engine.demo import Setting, calm_torch, run_demo
     from gradmend.renderers.html import render
+    from gradmend.renderers.paper import screen
     from gradmend.renderers.story import DemoStory
 
     words = tuple(word.strip() for word in (keep or "").split(",") if word.strip())
@@ -429,7 +462,7 @@ def demo(
         budget=budget,
         folder=out,
     )
-    story = DemoStory(Console(stderr=as_json))
+    story = DemoStory(screen(stderr=as_json))
     story.open(setting.depth, setting.activation)
     with calm_torch(), shown_progress() as tell:
         done = run_demo(setting, tell, story.show, render, sweep=depth_sweep)
@@ -470,8 +503,23 @@ def _demo_line(done: Demo) -> dict[str, Any]:
     return plain
 
 
-def _in_colour(console: Console) -> bool:
-    return console.is_terminal and not console.no_color
+def _as_screen() -> dict[str, Any]:
+    """Width, colour and ASCII as suit this process's own output."""
+    from gradmend.renderers.paper import screen, takes_colour
+    from gradmend.renderers.tables import Look
+
+    console = screen()
+    look = Look.of(console)
+    return {"width": console.width, "colour": takes_colour(console), "ascii": look.ascii}
+
+
+def _takeable(text: str) -> str:
+    """Text that stdout takes: ASCII where its encoding or the user's locale knows no more."""
+    from gradmend.renderers.tables import wants_ascii
+    from gradmend.renderers.visible import to_ascii
+
+    unicode = "utf" in (getattr(sys.stdout, "encoding", "") or "").lower()
+    return text if unicode and not wants_ascii() else to_ascii(text)
 
 
 def _write(path: Path, text: str) -> None:

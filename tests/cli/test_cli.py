@@ -366,8 +366,9 @@ FROZEN: dict[str, list[str]] = {
         "target", "arguments", "--budget", "--jobs", "--json", "--keep", "--out", "--seeds",
         "--steps", "--traceback", "-m",
     ],
+    "live": ["place", "--host", "--open", "--port", "--traceback"],
     "ls": ["folder", "--json", "--traceback"],
-    "report": ["folder", "--json", "--markdown", "--traceback"],
+    "report": ["folder", "--html", "--json", "--markdown", "--traceback"],
     "run": [
         "target", "arguments", "--budget", "--fail-on", "--looks", "--record", "--run",
         "--stop-when-dead", "--traceback", "--with", "-m",

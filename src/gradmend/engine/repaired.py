@@ -17,6 +17,7 @@ from gradmend.records.codec import to_plain
 from gradmend.records.prescription import Prescription
 from gradmend.records.report import Report
 from gradmend.records.verdict import Verdict
+from gradmend.records.views import Printer, print_pretty, views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,13 @@ class Fix:
         if self.verdict is not None:
             return self.verdict.reason
         return f"{len(self.prescription.edits)} edit(s) applied, untried"
+
+    def _repr_html_(self) -> str:
+        return views().page(self.report)
+
+    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
+        del cycle  # unused: a fix does not hold itself
+        print_pretty(printer, lambda: views().words(self.report), f"Fix: {self}")
 
 
 def edited_loss(bench: Bench, loss: Callable[..., Any] | None) -> Callable[..., Any] | None:

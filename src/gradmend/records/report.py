@@ -13,6 +13,7 @@ from gradmend.records.request import Request
 from gradmend.records.script import ScriptFacts
 from gradmend.records.trace import Trace
 from gradmend.records.verdict import Verdict
+from gradmend.records.views import Printer, print_pretty, views
 from gradmend.records.watched import Watched
 
 
@@ -73,3 +74,11 @@ class Report:
             where = f" [{f.source}]" if f.source else ""
             lines.append(f"  {f.severity.value:<7} {f.code} {f.name}: {f.summary}{where}")
         return "\n".join([*lines, *open_])
+
+    def _repr_html_(self) -> str:
+        return views().page(self)
+
+    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
+        del cycle  # unused: a report does not hold itself
+        name = f"Report on {self.trace.run.model}: {len(self.findings)} finding(s)"
+        print_pretty(printer, lambda: views().words(self), name)

@@ -65,7 +65,7 @@ def difference_text(
     Args:
         found: The comparison.
         names: What to call the runs; their own names where not given.
-        width: Columns, held between 60 and 160.
+        width: Columns, held between 40 and 160.
         colour: Whether to send colour codes.
         ascii: Whether to keep to ASCII; by default where there is no colour.
 
@@ -179,9 +179,19 @@ def _partings(found: Difference, names: tuple[str, str], look: Look) -> Table:
     for at, head in enumerate(heads):
         wide = wanted.get(at, widths[at])
         justify = "left" if at in wanted else "right"
-        table.add_column(look.cut(head, wide), width=wide, no_wrap=True, justify=justify)  # type: ignore[arg-type]
+        wraps = look.narrow and at in wanted  # there a cut would leave nothing to read
+        table.add_column(
+            head if wraps else look.cut(head, wide),
+            width=wide,
+            no_wrap=not wraps,
+            overflow="fold",
+            justify=justify,  # type: ignore[arg-type]
+        )
     for row in rows:
-        cells = [look.cut(cell, wanted.get(at, widths[at])) for at, cell in enumerate(row)]
+        cells = [
+            cell if look.narrow else look.cut(cell, wanted.get(at, widths[at]))
+            for at, cell in enumerate(row)
+        ]
         table.add_row(*(Text(cell) for cell in cells))
     return table
 

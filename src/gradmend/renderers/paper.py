@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
-from gradmend.renderers.tables import NARROWEST, WIDEST, Look
+from gradmend.renderers.tables import NARROWEST, WIDEST, Look, wants_ascii
 
 
 def on_paper(parts: Iterable[RenderableType], *, width: int, colour: bool) -> str:
@@ -29,6 +31,7 @@ def on_paper(parts: Iterable[RenderableType], *, width: int, colour: bool) -> st
         file=file,
         width=width,
         force_terminal=colour,
+        force_jupyter=False,  # in a notebook rich would show each part there, and write nothing
         color_system="standard" if colour else None,
         no_color=not colour,
         legacy_windows=False,
@@ -38,7 +41,35 @@ def on_paper(parts: Iterable[RenderableType], *, width: int, colour: bool) -> st
     )
     for part in parts:
         console.print(part, soft_wrap=False, highlight=False, markup=False, emoji=False)
-    return "".join(line.rstrip() + "\n" for line in file.getvalue().splitlines())
+    return "".join(_trimmed(line) + "\n" for line in file.getvalue().splitlines())
+
+
+def _trimmed(line: str) -> str:
+    """A line without the blanks at its end, though colour codes stand between them."""
+    return re.sub(r"(?:[ ]|\x1b\[[0-9;]*m)+$", lambda end: end[0].replace(" ", ""), line)
+
+
+def takes_colour(console: Console) -> bool:
+    """Whether a console is a terminal with colours, and ``NO_COLOR`` is not set."""
+    return console.is_terminal and not console.no_color and console.color_system is not None
+
+
+def screen(*, stderr: bool = False) -> Console:
+    """A console for results; where ``NO_COLOR`` is set it sends no codes at all, bold neither."""
+    console = Console(stderr=stderr, force_jupyter=False)
+    return (
+        console
+        if takes_colour(console)
+        else Console(stderr=stderr, force_jupyter=False, color_system=None)
+    )
+
+
+def put(console: Console, parts: Iterable[RenderableType], look: Look) -> None:
+    """Print parts as they are laid out for a look, without blanks at the ends of lines."""
+    colour = takes_colour(console)
+    drawn = on_paper(parts, width=look.width, colour=colour).removesuffix("\n")
+    text = Text.from_ansi(drawn) if colour else Text(drawn)
+    console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def drawn(
@@ -52,7 +83,7 @@ def drawn(
 
     Args:
         parts: Makes what is to be drawn, for a look.
-        width: Columns, held between 60 and 160; by default those of the terminal.
+        width: Columns, held between 40 and 160; by default those of the terminal.
         colour: Whether to send colour codes; by default only to a terminal, and not where
             ``NO_COLOR`` is set.
         ascii: Whether to keep to ASCII; by default where the output is no terminal that takes
@@ -61,7 +92,7 @@ def drawn(
     terminal = sys.stdout is not None and sys.stdout.isatty()
     if ascii is None:
         unicode = "utf" in (getattr(sys.stdout, "encoding", "") or "").lower()
-        ascii = not (colour or (terminal and unicode))
+        ascii = not (colour or (terminal and unicode and not wants_ascii()))
     if colour is None:
         colour = terminal and not os.environ.get("NO_COLOR")
     if width is None:

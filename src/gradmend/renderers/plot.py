@@ -129,11 +129,11 @@ class Plot:
             strong = " zero" if value == 0 else ""
             y = share * self.height
             grid.append(f'<path class="grid{strong}" d="M0 {y:.1f}H{WIDE:.0f}"/>')
-            text = f"{100 * value:.0f} %" if self.y_percent else _tick(value)
+            text = f"{100 * value:.0f} %" if self.y_percent else tick(value)
             labels.append(f'<span class="yt" style="top:{100 * share:.2f}%">{text}</span>')
         ticks = self.x_labels
         if ticks is None:
-            ticks = [(value, _tick(value)) for value in self.x.ticks(6)]
+            ticks = [(value, tick(value)) for value in self.x.ticks(6)]
         for rank, (value, text) in enumerate(ticks):
             share = self.x.at(value)
             side = " first" if share < 0.04 else " last" if share > 0.96 else ""
@@ -152,7 +152,8 @@ class Plot:
         )
 
 
-def _tick(value: float) -> str:
+def tick(value: float) -> str:
+    """A value beside an axis."""
     if abs(value) < 1e-12:
         return "0"
     return numbers.number(value).replace("-", "−")

@@ -18,6 +18,8 @@ from gradmend.renderers.tables import Look
 
 MOST_RIVALS = 12
 """Rows of the race that a terminal shows."""
+LEAST_LINE = 4
+"""Characters of a training curve, below which it is left out."""
 
 
 def treatment_parts(report: Report, look: Look) -> Iterator[RenderableType]:
@@ -77,17 +79,22 @@ def _trial_table(verdict: Verdict, look: Look) -> Table:
     values = [loss for arm in drawn for _, loss in treatment.curve(arm)]
     low, high = min(values, default=0.0), max(values, default=1.0)
     line_width = (look.width - 5 - 8 - 2 * 14) // 2
+    drawn_too = line_width >= LEAST_LINE
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("seed", justify="right", width=4, no_wrap=True)
     table.add_column("steps", justify="right", width=7, no_wrap=True)
     for name in ("original", "repaired"):
         table.add_column(name, justify="right", width=12, no_wrap=True)
-        table.add_column("", width=line_width - 1, no_wrap=True)
+        if drawn_too:
+            table.add_column("", width=line_width - 1, no_wrap=True)
 
     def cells(arm: Arm | None, style: str) -> list[Text]:
+        words = Text(look.cut(treatment.unseen_words(arm), 12))
+        if not drawn_too:
+            return [words]
         points = [loss for _, loss in treatment.curve(arm)]
         line = sparkline(points, min(line_width - 2, 40), look.glyphs, low=low, high=high)
-        return [Text(look.cut(treatment.unseen_words(arm), 12)), Text(line, style=style)]
+        return [words, Text(line, style=style)]
 
     for pair in treatment.pairings(verdict):
         table.add_row(
@@ -102,8 +109,10 @@ def _trial_table(verdict: Verdict, look: Look) -> Table:
 def _rivals_table(verdict: Verdict, look: Look) -> Table:
     """The other arms of the race, best first: how far each got and with what loss."""
     table = Table(box=None, padding=(0, 1, 0, 3), pad_edge=False, header_style="dim")
-    table.add_column("tried", no_wrap=True, width=look.width - 34)
-    table.add_column("steps", justify="right", width=7)
+    room = look.width - (22 if look.narrow else 34)
+    table.add_column("tried", no_wrap=True, width=room)
+    if not look.narrow:
+        table.add_column("steps", justify="right", width=7)
     judged = treatment.judged_words(verdict, brief=True)
     table.add_column(look.cut(judged, 14), justify="right", width=14)
     stick = verdict.judged_by
@@ -113,8 +122,8 @@ def _rivals_table(verdict: Verdict, look: Look) -> Table:
     )
     for arm in ranked[:MOST_RIVALS]:
         table.add_row(
-            Text(look.cut(arm.name, look.width - 34)),
-            Text(str(arm.steps)),
+            Text(look.cut(arm.name, room)),
+            *([] if look.narrow else [Text(str(arm.steps))]),
             Text(look.cut(treatment.unseen_words(arm), 14)),
         )
     return table

@@ -33,7 +33,7 @@ def closing(
     Args:
         report: On the run.
         folder: Where the run was written, as it is typed; ``None`` where nowhere.
-        width: Columns, held between 60 and 160.
+        width: Columns, held between 40 and 160.
         colour: Whether to send colour codes.
         ascii: Whether to keep to ASCII; by default where there is no colour.
         planned_steps: Steps the run meant to take, where known.
@@ -56,7 +56,7 @@ def post_mortem(report: Report, *, folder: str | None = None, width: int = 80) -
     Args:
         report: On the run that crashed.
         folder: Where the run was written, as it is typed; ``None`` where nowhere.
-        width: Columns, held between 60 and 160.
+        width: Columns, held between 40 and 160.
     """
     look = Look(min(max(width, NARROWEST), WIDEST), ascii=True)
     run = run_words.watched_of(report)

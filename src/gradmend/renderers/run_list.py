@@ -31,7 +31,7 @@ def run_list(
 
     Args:
         summaries: As :func:`gradmend.store.folders.list_runs` gives them.
-        width: Columns, held between 60 and 160.
+        width: Columns, held between 40 and 160.
         colour: Whether to send colour codes.
         ascii: Whether to keep to ASCII; by default where there is no colour.
         now: What ages are counted from; the clock's time where not given.

@@ -20,6 +20,8 @@ from gradmend.theory.fates import Fate
 LEAST_SCALE = 3.0
 """Decades that the widest bar stands for at least: smaller differences are everyday."""
 MOST_ROWS = 12
+LEAST_NAME = 12
+"""Characters of a module's name that a table has room for at least."""
 _DASH = "-"
 
 
@@ -39,9 +41,16 @@ def depth_table(rows: Sequence[Layer], look: Look) -> Table:
     columns = [(title, cells) for title, cells in columns if any(c != _DASH for c in cells)]
     widths = [max(len(title), *map(len, cells)) for title, cells in columns]
     names = [look.say(r.name or "(the model)") for r in rows]
+    least = min(max(len("module"), *map(len, names)), LEAST_NAME)
+    # Where there is no room for the name, the last number gives way.
+    while len(columns) > 1 and look.width - sum(widths) - 2 * len(widths) < least:
+        columns.pop()
+        widths.pop()
     figures = sum(widths) + 2 * len(widths)
-    room = look.width - figures - 2
-    name_width = min(max(len("module"), *map(len, names)), max(room - 8, 6))
+    room = look.width - figures
+    wanted = max(len("module"), *map(len, names))
+    name_width = min(wanted, max(room - 10, min(room, LEAST_NAME)))
+    room -= 2
     bar_width = min(room - name_width, 40)
     table = _table()
     table.add_column("module", width=name_width, no_wrap=True)
@@ -69,7 +78,7 @@ def books_table(books: StepBooks, look: Look) -> Table:
     name_width = min(max(map(len, names)) + 2, look.width - 24)
     bar_width = min(look.width - name_width - 24, 50)
     table = _table()
-    table.add_column("", width=name_width, no_wrap=True)
+    table.add_column("", width=name_width, no_wrap=not look.narrow)
     table.add_column("norm", width=10, justify="right", no_wrap=True)
     table.add_column("decades", width=8, justify="right", no_wrap=True)
     title = "smaller < | > larger"
@@ -79,8 +88,9 @@ def books_table(books: StepBooks, look: Look) -> Table:
     pictures = iter(bars(changes, bar_width, look.glyphs))
     for line, name in zip(books.lines, names, strict=True):
         change = line.decades
+        name = name if change is None else f"  {name}"
         cells = [
-            Text(look.cut(name if change is None else f"  {name}", name_width)),
+            Text(name if look.narrow else look.cut(name, name_width)),
             Text("" if line.log10 is None else size(line.log10)),
             Text("") if change is None else Text(numbers.decades(change), style=_side(change)),
         ]
@@ -99,7 +109,8 @@ def fate_table(columns: Sequence[records.Column], fates: Sequence[Fate], look: L
     if wide:
         table.add_column("entries", width=13, justify="right", no_wrap=True)
     room = look.width - 21 - 10 - 4 - 15 * wide
-    table.add_column("which", width=room, no_wrap=True)
+    if not look.narrow:
+        table.add_column("which", width=room, no_wrap=True)
     for fate in Fate:
         mine = [c for c, f in zip(columns, fates, strict=True) if f is fate]
         if not mine:
@@ -110,7 +121,8 @@ def fate_table(columns: Sequence[records.Column], fates: Sequence[Fate], look: L
         fine = fate in (Fate.APPLIED, Fate.FROZEN, Fate.UNKNOWN)
         cells = [Text(fate.value, style="" if fine else "yellow"), Text(f"{len(mine):,}")]
         cells += [Text(f"{entries:,}")] if wide else []
-        table.add_row(*cells, Text(look.cut(which, room)))
+        cells += [] if look.narrow else [Text(look.cut(which, room))]
+        table.add_row(*cells)
     return table
 
 

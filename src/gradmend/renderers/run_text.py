@@ -13,7 +13,7 @@ from gradmend.records.history import Floats, History
 from gradmend.records.report import Report
 from gradmend.renderers import numbers, run_words
 from gradmend.renderers.bars import sparkline
-from gradmend.renderers.paper import drawn
+from gradmend.renderers.paper import drawn, put
 from gradmend.renderers.run_books import step_books
 from gradmend.renderers.run_profile import layers
 from gradmend.renderers.run_tables import (
@@ -46,7 +46,7 @@ def render_run(
     Args:
         report: On the run.
         history: The run itself.
-        width: Columns, held between 60 and 160; by default those of the terminal.
+        width: Columns, held between 40 and 160; by default those of the terminal.
         colour: Whether to send colour codes; by default only to a terminal, and not where
             ``NO_COLOR`` is set.
         ascii: Whether to keep to ASCII; by default where the output is no terminal that takes
@@ -71,8 +71,8 @@ def print_run(
         console: Where to; its width is used up to 160 columns.
         ascii: Keep to ASCII; by default where the console's encoding takes nothing else.
     """
-    for part in run_parts(report, history, Look.of(console, ascii=ascii)):
-        console.print(part, soft_wrap=False, highlight=False, markup=False, emoji=False)
+    look = Look.of(console, ascii=ascii)
+    put(console, run_parts(report, history, look), look)
 
 
 def run_parts(report: Report, history: History, look: Look) -> Iterator[RenderableType]:

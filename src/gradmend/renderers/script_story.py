@@ -16,6 +16,7 @@ from gradmend.records.report import Report
 from gradmend.records.verdict import Arm
 from gradmend.renderers import numbers
 from gradmend.renderers.advice import advice_parts
+from gradmend.renderers.paper import put
 from gradmend.renderers.proof import treatment_parts
 from gradmend.renderers.tables import Look
 from gradmend.renderers.text import finding_parts, ledger_parts
@@ -64,12 +65,10 @@ class ScriptStory:
         report: Report = fixed.report
         self._heading("The cause")
         for rank, folded in enumerate(fold_findings(report.findings), start=1):
-            for part in finding_parts(folded, rank, self.look):
-                self.console.print(part)
+            put(self.console, finding_parts(folded, rank, self.look), self.look)
         if report.ledger is not None and not report.healthy:
             self.console.print()
-            for part in ledger_parts(report, self.look):
-                self.console.print(part)
+            put(self.console, ledger_parts(report, self.look), self.look)
         if not report.findings:
             self.console.print("Nothing is wrong with this training.")
         for note in report.trace.notes:
@@ -101,8 +100,11 @@ class ScriptStory:
             )
         for line in figure_lines(fixed.verdict.original, fixed.verdict.winner):
             self.console.print(Text(self.look.say(line)))
-        for part in (*advice_parts(report, self.look), *treatment_parts(report, self.look)):
-            self.console.print(part)
+        put(
+            self.console,
+            (*advice_parts(report, self.look), *treatment_parts(report, self.look)),
+            self.look,
+        )
         if suggestion.diff:
             self._heading("The change to the source")
             lines = suggestion.diff.splitlines()
@@ -147,7 +149,7 @@ class ScriptStory:
                 Text("" if label == before else label, style="dim"), Text(self.look.say(text))
             )
             before = label
-        self.console.print(table)
+        put(self.console, [table], self.look)
 
     def _heading(self, text: str) -> None:
         self.console.print()

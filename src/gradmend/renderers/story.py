@@ -11,6 +11,7 @@ from rich.text import Text
 
 from gradmend.records.report import Report
 from gradmend.renderers.numbers import decades, percent, seconds
+from gradmend.renderers.paper import put
 from gradmend.renderers.proof import treatment_parts
 from gradmend.renderers.tables import Look
 from gradmend.renderers.text import finding_parts, ledger_parts
@@ -89,12 +90,10 @@ class DemoStory:
 
     def _report(self, report: Report) -> None:
         self._heading("book the gradient")
-        for part in ledger_parts(report, self.look):
-            self.console.print(part)
+        put(self.console, ledger_parts(report, self.look), self.look)
         self._heading("find the cause")
         for rank, folded in enumerate(fold_findings(report.findings), start=1):
-            for part in finding_parts(folded, rank, self.look):
-                self.console.print(part)
+            put(self.console, finding_parts(folded, rank, self.look), self.look)
         if not report.findings:
             self.console.print("Nothing is wrong with this network.")
 
@@ -103,8 +102,7 @@ class DemoStory:
         self._heading("race the remedies, smallest change first")
 
     def _fixed(self, report: Report) -> None:
-        for part in treatment_parts(report, self.look):
-            self.console.print(part)
+        put(self.console, treatment_parts(report, self.look), self.look)
 
     def _after(self, done: Any) -> None:
         self._heading("train the repaired network")
@@ -122,7 +120,7 @@ class DemoStory:
                 f"{training.losses[-1][1]:.3f}",
                 Text(percent(training.accuracy), style="bold"),
             )
-        self.console.print(table)
+        put(self.console, [table], self.look)
 
     def _sweep(self, done: Any) -> None:
         self._heading("accuracy against depth")
@@ -137,4 +135,4 @@ class DemoStory:
                 percent(row["accuracy_before"]),
                 repaired,
             )
-        self.console.print(table)
+        put(self.console, [table], self.look)

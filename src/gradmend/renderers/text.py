@@ -13,7 +13,7 @@ from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.report import Report
 from gradmend.renderers import numbers, words
 from gradmend.renderers.advice import advice_parts
-from gradmend.renderers.paper import drawn
+from gradmend.renderers.paper import drawn, put
 from gradmend.renderers.proof import treatment_parts
 from gradmend.renderers.tables import Look, cause_table, ledger_table
 
@@ -34,7 +34,7 @@ def render(
 
     Args:
         report: What to show.
-        width: Columns, held between 60 and 160; by default those of the terminal.
+        width: Columns, held between 40 and 160; by default those of the terminal.
         colour: Whether to send colour codes; by default only to a terminal, and not where
             ``NO_COLOR`` is set.
         ascii: Whether to keep to ASCII; by default where the output is no terminal that takes
@@ -55,8 +55,7 @@ def print_report(report: Report, console: Console, *, ascii: bool | None = None)
         ascii: Keep to ASCII; by default where the console's encoding takes nothing else.
     """
     look = Look.of(console, ascii=ascii)
-    for part in report_parts(report, look):
-        console.print(part, soft_wrap=False, highlight=False, markup=False, emoji=False)
+    put(console, report_parts(report, look), look)
 
 
 def report_parts(report: Report, look: Look) -> Iterator[RenderableType]:

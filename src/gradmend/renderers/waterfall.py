@@ -10,7 +10,7 @@ from gradmend.records.ledger import CAUSES, Entry, Ledger
 from gradmend.renderers import numbers, plot
 from gradmend.renderers.grouping import depth_rows
 from gradmend.renderers.places import what, where
-from gradmend.renderers.visible import Markup, isolate, visible
+from gradmend.renderers.visible import Markup, escape, isolate, visible
 from gradmend.renderers.words import CAUSE_WORDS
 
 MOST_BINS = 400
@@ -57,8 +57,12 @@ def bins(leaves: Sequence[Entry], most: int = MOST_BINS) -> list[Bin]:
     return found
 
 
-def ledger_figure(ledger: Ledger) -> tuple[str, list[str]]:
-    """The cumulative figure and the lines its pointer reads out, one per bin."""
+def ledger_figure(ledger: Ledger) -> str:
+    """The cumulative figure and the table over depth: what stands without the page's script.
+
+    The script draws :class:`gradmend.renderers.ledger_tree.Books` in its place; on paper this
+    one stands.
+    """
     assert ledger.root is not None
     leaves = list(ledger.root.leaves())
     parts = bins(leaves)
@@ -69,7 +73,7 @@ def ledger_figure(ledger: Ledger) -> tuple[str, list[str]]:
     net = pile([part.decades for part in parts])
     predicted = _predicted_pile(parts)
     layers = _stack(piles)
-    ends = [v for low, high in layers.values() for v in (*low, *high)]
+    ends = [v for _, low, high in layers for v in (*low, *high)]
     frame = plot.Plot(
         x=plot.Scale(0, len(parts)),
         y=plot.padded([*ends, *net, *(v for v in predicted if v is not None)], zero=True),
@@ -81,10 +85,8 @@ def ledger_figure(ledger: Ledger) -> tuple[str, list[str]]:
             f"{signed(total)} in all; the table below has the numbers."
         ),
         height=320,
-        readout="ledger-readout",
     )
-    for cause in causes:
-        low, high = layers[cause]
+    for cause, low, high in layers:
         outline = _points(high, len(parts)) + _points(low, len(parts))[::-1]
         frame.area(outline, f"url(#p-{cause})")
     frame.line(_points(net, len(parts)), "net halo")
@@ -100,42 +102,13 @@ def ledger_figure(ledger: Ledger) -> tuple[str, list[str]]:
         keys.append(line_key("predicted", "predicted by theory"))
     inner = f'<div class="legend">{"".join(keys)}</div>{frame.html()}'
     caption = _caption(leaves, parts, len(known) > 1 and len(known) < len(net))
-    html = plot.figure("Where the gradient went", inner, caption)
-    return html, _readout(parts, net)
-
-
-def cause_figure(ledger: Ledger) -> str:
-    """A bar per cause, measured, with theory's figure as a mark on it."""
-    known = {k: v for k, v in ledger.by_cause.items() if math.isfinite(v)}
-    guesses = {k: v for k, v in ledger.predicted_by_cause.items() if math.isfinite(v)}
-    values = [*known.values(), *guesses.values(), 0.0]
-    low, high = min(values), max(values)
-    span = high - low or 1.0
-    rows = []
-    for cause, value in sorted(ledger.by_cause.items(), key=lambda item: item[1]):
-        guess = guesses.get(cause)
-        picture = _cause_bar(cause, known.get(cause, 0.0), guess, low, span)
-        rows.append(
-            [
-                legend_key(cause, visible(cause)),
-                signed(value),
-                "" if guess is None else signed(guess),
-                picture,
-            ]
-        )
-    predicted = ledger.predicted_decades
-    rows.append(
-        [
-            Markup("<b>total</b>"),
-            Markup(f"<b>{signed(ledger.total_decades)}</b>"),
-            "" if predicted is None else signed(predicted),
-            "",
-        ]
+    table = depth_fallback(ledger.root)
+    return (
+        '<figure class="fig fig-ledger" data-figure="ledger" id="fig-ledger">'
+        f"<figcaption><strong>Where the gradient went</strong> {escape(caption)}</figcaption>"
+        f'<div class="ledger-static">{inner}<h3>Layer by layer, like ones grouped</h3>{table}</div>'
+        "</figure>"
     )
-    head = ["decades by cause", "measured", "predicted", "loss ← 0 → gain"]
-    caption = "Bars: measured. Upright mark: what theory predicts from weights and activations."
-    inner = f'<div class="causes">{plot.table(head, rows)}</div>'
-    return plot.figure("By cause", inner, caption)
 
 
 def depth_fallback(root: Entry) -> str:
@@ -184,20 +157,6 @@ def line_key(style: str, text: str) -> Markup:
     )
 
 
-def _cause_bar(cause: str, value: float, guess: float | None, low: float, span: float) -> Markup:
-    def x(v: float) -> float:
-        return (v - low) / span * 1000
-
-    known = cause if cause in CAUSES else "other"
-    left, width = x(min(value, 0.0)), abs(value) / span * 1000
-    mark = "" if guess is None else f'<path class="guess" d="M{x(guess):.1f} 1V21"/>'
-    return Markup(
-        '<svg class="bar" viewBox="0 0 1000 22" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect x="{left:.1f}" y="4" width="{width:.1f}" height="14" fill="url(#p-{known})"/>'
-        f'<path class="axis" d="M{x(0.0):.1f} 0V22"/>{mark}</svg>'
-    )
-
-
 def _leading_causes(parts: Sequence[Bin]) -> list[str]:
     """Causes with something to show, weightiest first; the rest goes under ``other``."""
     weight: dict[str, float] = {}
@@ -234,20 +193,21 @@ def _predicted_pile(parts: Sequence[Bin]) -> list[float | None]:
     return found[::-1]
 
 
-def _stack(piles: dict[str, list[float]]) -> dict[str, tuple[list[float], list[float]]]:
-    """Losses stacked downwards from 0 and gains upwards, at every position."""
+def _stack(piles: dict[str, list[float]]) -> list[tuple[str, list[float], list[float]]]:
+    """(cause, from, to) at every position: losses stacked downwards from 0, gains upwards.
+
+    A cause that loses at one depth and gains at another is in it twice.
+    """
     size = len(next(iter(piles.values()), []))
-    below, above = [0.0] * size, [0.0] * size
-    found = {}
+    edges = ([0.0] * size, [0.0] * size)
+    found = []
     for cause, heights in piles.items():
-        low, high = [], []
-        for k, value in enumerate(heights):
-            edge = below if value < 0 else above
-            start = edge[k]
-            edge[k] += value
-            low.append(start)
-            high.append(edge[k])
-        found[cause] = (low, high)
+        for edge, part in zip(edges, (min, max), strict=True):
+            start = edge[:]
+            for k, value in enumerate(heights):
+                edge[k] += part(value, 0.0)
+            if edge != start:
+                found.append((cause, start, edge[:]))
     return found
 
 
@@ -273,18 +233,6 @@ def _positions(parts: Sequence[Bin]) -> list[tuple[float, str]]:
         short = name if len(name) <= 14 else "…" + name[-13:]
         found.append((at + 0.5, short))
     return found
-
-
-def _readout(parts: Sequence[Bin], net: Sequence[float]) -> list[str]:
-    lines = []
-    for k, part in enumerate(parts):
-        first, last = visible(part.first.name), visible(part.last.name)
-        place = first if part.size == 1 else f"{first} .. {last} ({part.size} entries)"
-        label = f" {visible(part.first.label)}" if part.size == 1 else ""
-        lines.append(
-            f"{place}{label}: {signed(part.decades)} decades, {signed(net[k])} since the output"
-        )
-    return lines
 
 
 def _caption(leaves: Sequence[Entry], parts: Sequence[Bin], theory_ends: bool) -> str:

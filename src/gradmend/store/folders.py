@@ -63,7 +63,7 @@ def list_runs(folder: Path | str) -> list[RunSummary]:
         BadInput: If there is no such folder.
     """
     folder = Path(folder)
-    if _is_run(folder):
+    if is_run(folder):
         return [_summary(folder)]
     try:
         inside = sorted(entry for entry in folder.iterdir() if entry.is_dir())
@@ -71,11 +71,12 @@ def list_runs(folder: Path | str) -> list[RunSummary]:
         raise BadInput(
             f"{folder} cannot be listed ({error.strerror})", "", "pass a folder that holds runs"
         ) from None
-    summaries = [_summary(entry) for entry in inside if _is_run(entry)]
+    summaries = [_summary(entry) for entry in inside if is_run(entry)]
     return sorted(summaries, key=lambda summary: (summary.run.started_at, summary.name))
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, or what is left of one."""
     try:
         return (folder / manifest.NAME).is_file() or any(folder.glob("rank-*.db"))
     except OSError:

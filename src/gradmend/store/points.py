@@ -91,6 +91,24 @@ def points_of(db: sqlite3.Connection, table: str) -> Points:
     return everything.take(np.argsort(everything.steps, kind="stable"))
 
 
+def every_bucket(db: sqlite3.Connection, table: str) -> tuple[Points, Steps, Steps]:
+    """All buckets of a table, also where every row is kept: places, first and last steps.
+
+    Raises:
+        Damaged: If they are none that a writer makes.
+    """
+    rows = db.execute(
+        "SELECT id, level, first_step, last_step FROM bucket WHERE tbl = ?"
+        " ORDER BY first_block LIMIT ?",
+        (table, _MOST),
+    ).fetchall()
+    if any(not (0 <= level <= _DEEPEST and key > 0) for key, level, _, _ in rows):
+        raise Damaged("a bucket of an impossible size")
+    first, last = (np.array([row[at] for row in rows], dtype=np.int64) for at in (2, 3))
+    keys = np.array([row[0] for row in rows], dtype=np.int64)
+    return Points(first + (last - first) // 2, -keys, np.zeros_like(keys)), first, last
+
+
 def load(
     db: sqlite3.Connection,
     points: Points,

@@ -21,12 +21,13 @@ from gradmend.records.history import (
     Steps,
     Table,
 )
-from gradmend.store import layout, manifest, points
+from gradmend.store import layout, manifest, newest, points
 from gradmend.store.encoding import unpack_histograms
 from gradmend.store.errors import Damaged, damaged
 from gradmend.store.keeping import both_ends
 from gradmend.store.layout import PART_COLUMNS
 from gradmend.store.opening import check, open_to_read
+from gradmend.store.overview import Overview, overview
 from gradmend.store.plain import clean, column_of, event_of
 
 _CODES = {
@@ -141,6 +142,52 @@ class RunReader:
             where = points.points_of(db, table)
             where = where.take(points.thin(where.steps, most_rows))
             return where.steps, _matrix(db, where, table, quantity, _count(db, table))
+
+    def measured(self) -> dict[str, frozenset[str]]:
+        """The quantities of each table of which anything is known; cheap, nothing is unpacked."""
+        with self._reading() as db:
+            return newest.measured(db)
+
+    def overview(
+        self, table: str, quantities: Sequence[str], most: int, *, spread: Sequence[str] = ()
+    ) -> Overview:
+        """Quantities over the whole run in at most ``most`` points, rows pooled where more.
+
+        Args:
+            table: The table.
+            quantities: Which.
+            most: Points.
+            spread: Those whose lowest and highest are wanted too.
+        """
+        with self._reading() as db:
+            codes = [name for name in quantities if (table, name) in _CODES]
+            return overview(
+                db, table, _count(db, table), quantities, most, codes=codes, spread=spread
+            )
+
+    def newest(
+        self, table: str, quantities: Sequence[str], *, oldest: bool = False
+    ) -> tuple[Steps, dict[str, Floats]]:
+        """Each column in the last row in which the first of the quantities was measured.
+
+        Args:
+            table: The table.
+            quantities: Which; all of the same row.
+            oldest: The first such row instead.
+
+        Returns:
+            The step of each column's row, -1 where there is none; by quantity the numbers. Each
+            of shape [columns].
+        """
+        with self._reading() as db:
+            codes = [name for name in quantities if (table, name) in _CODES]
+            count = _count(db, table)
+            return newest.newest(db, table, count, quantities, codes=codes, oldest=oldest)
+
+    def last_histograms(self, table: str) -> dict[int, tuple[int, Exponents]]:
+        """The newest histogram of each column that has any: (step, histogram), by position."""
+        with self._reading() as db:
+            return newest.last_histograms(db, table, _count(db, table))
 
     def histograms(self, table: str, column: int | str) -> list[tuple[int, Exponents]]:
         """The histograms of a column: (step, histogram), the first and last ones and some between.

@@ -59,6 +59,14 @@ class Schedule:
         self._urgent: set[str] = set()
         self._free: set[str] = set()
 
+    def make_room(self, name: str, tier: Tier) -> None:
+        """Add a tier; the others give up their part of its share. Done once only."""
+        if name in self.tiers:
+            return
+        for other in self.tiers.values():
+            other.share *= 1.0 - tier.share
+        self.tiers[name] = tier
+
     @property
     def spent(self) -> float:
         """Seconds that all tiers took."""

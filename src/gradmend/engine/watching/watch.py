@@ -21,6 +21,7 @@ from gradmend.engine.diagnose import diagnose, rank
 from gradmend.engine.watching.budget import read_budget
 from gradmend.engine.watching.calls import HeldCall
 from gradmend.engine.watching.dead import why_dead
+from gradmend.engine.watching.display import SHARE, Bundle, Display, renews
 from gradmend.engine.watching.live import Live
 from gradmend.engine.watching.look_facts import look_facts
 from gradmend.engine.watching.observer import Observer
@@ -34,6 +35,7 @@ from gradmend.records.codec import to_plain
 from gradmend.records.finding import Severity
 from gradmend.records.history import Event, History, RunFacts
 from gradmend.records.report import Report
+from gradmend.records.views import Printer, print_pretty, views
 from gradmend.store.writer import RunWriter
 
 DEAD_STATUS = 3
@@ -73,6 +75,7 @@ class Watch:
         looks: Whether to look at the model in full (as :func:`gradmend.check` does, on copies) at
             the first step and when something begins to go wrong.
         stop_when_dead: End a training that cannot recover, by :class:`StopTraining`.
+        show: Show it in the notebook as the block begins, and keep that up to date.
         name: Of the run; the folder's where not given.
         command: What was run, for the record.
 
@@ -101,6 +104,7 @@ class Watch:
         budget: str | float = "2%",
         looks: bool = True,
         stop_when_dead: bool = False,
+        show: bool = False,
         name: str = "",
         command: str = "",
     ) -> None:
@@ -125,8 +129,10 @@ class Watch:
         self.observer = self._observer(everything, share, optimizers)
         self.taps = Taps(self.observer)
         self.live = Live(self.record.event, self.observer.failed)
+        self.display = Display(self._panel, self._page, self.observer.failed)
         self.looks: list[Look] = []
         self.closed = False
+        self._wants_display = show
         self._wants_looks, self._stop_when_dead = looks, stop_when_dead
         self._urgent_looks = 0
         self._asked_for_uses = False
@@ -171,6 +177,8 @@ class Watch:
         """Begin to watch."""
         self.taps.open()
         self.taps.follow_roots(self.observer.roster.models())
+        if self._wants_display and not self._show():
+            self.record.note(0, "show=True shows nothing here: this is no notebook")
         return self
 
     @property
@@ -215,6 +223,7 @@ class Watch:
             self.observer.failed(ours)
         finally:
             self.record.close()
+        self.display.close()
 
     def log(self, *, loss: float | torch.Tensor) -> None:
         """Hand over the loss of the step that is going on, where it cannot be picked up."""
@@ -230,9 +239,53 @@ class Watch:
         """Findings and figures so far; also after the block has ended."""
         return report_of(self.history(), self.looks)
 
+    # ---- called by a notebook
+
+    def _ipython_display_(self) -> None:
+        if not self._show():
+            print(self._words())
+
+    def _repr_html_(self) -> str:
+        return (self._page if self.closed else self._panel)()["text/html"]
+
+    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
+        del cycle  # unused: a watch does not hold itself
+        print_pretty(printer, self._words, f"Watch at step {self.observer.step}")
+
+    def _show(self) -> bool:
+        shown = self.display.show()
+        if self.display.shown:
+            self.observer.schedule.make_room("display", Tier(share=SHARE))
+        return shown
+
+    def _words(self) -> str:
+        return (self._page if self.closed else self._panel)()["text/plain"]
+
+    def _panel(self) -> Bundle:
+        history = self.history()
+        found = [spell.finding for spell in self.live.open]
+        return {
+            "text/html": views().panel(history, found),
+            "text/plain": views().panel_words(history, found),
+        }
+
+    def _page(self) -> Bundle:
+        report, history = self.report(), self.history()
+        folder = "" if self.folder is None else str(self.folder)
+        return {
+            "text/html": views().page(report, history, folder=folder),
+            "text/plain": views().words(report, history),
+        }
+
     # ---- called by the observer, inside the training
 
     def _after_iteration(self, step: int) -> None:
+        self._judge_if_due(step)
+        if self.display.due() and self.observer.due("display"):
+            with self.observer.tier("display"):
+                self.display.renew()
+
+    def _judge_if_due(self, step: int) -> None:
         if not self.observer.due("rules") or step == 0:
             return
         with self.observer.tier("rules"):
@@ -314,12 +367,14 @@ def watch(
     budget: str | float = "2%",
     looks: bool = True,
     stop_when_dead: bool = False,
+    show: bool = False,
 ) -> Watch:
     """Watch a training for the length of a ``with`` block; see :class:`Watch`.
 
     A plain ``loss.backward()`` is picked up; where there is none, hand the loss over with
     ``.log(loss=...)``. ``.report()`` says what was found, at any time and after the block.
-    Without ``run`` nothing is written to disk.
+    Without ``run`` nothing is written to disk. In a notebook ``show=True``, or displaying the
+    watch, shows the training while it goes on and the whole report when it is over.
 
     Raises:
         BadInput: If an argument cannot be used.
@@ -333,8 +388,14 @@ def watch(
         budget=budget,
         looks=looks,
         stop_when_dead=stop_when_dead,
-        command=Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "",
+        show=show,
+        command=_command(),
     )
+
+
+def _command() -> str:
+    """What was run; nothing where that is a notebook, whose kernel's own file says nothing."""
+    return "" if renews() or not sys.argv else Path(sys.argv[0]).name
 
 
 def _several(value: Any, kind: type, name: str) -> list[Any] | None:

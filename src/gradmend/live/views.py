@@ -1,0 +1,170 @@
+"""What of a run is shown: report, sections, figures; here the renderers are called."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gradmend.engine.watching.summary import report_of
+from gradmend.errors import BadInput
+from gradmend.live.columns import columns_html
+from gradmend.live.shelf import Pulse, pulse
+from gradmend.records.codec import to_plain
+from gradmend.records.report import Report
+from gradmend.renderers.page.document import Section, document, place
+from gradmend.renderers.page.report_page import Places, live_page, sections_of
+from gradmend.renderers.run_figures import catalogue, compare
+from gradmend.renderers.run_page import places_of
+from gradmend.renderers.visible import escape
+from gradmend.store.reader import RunReader, open_run
+
+FIRST = "verdict"
+"""The section that every page of a run has."""
+COMPARED = tuple(compare.COMPARED)
+"""Ids of the figures that several runs share."""
+_NEEDS = {
+    "compare-loss": ("step", "loss"),
+    "compare-norm": ("step", "log10_raw_norm"),
+    "compare-ratio": ("update", "log10_ratio"),
+}
+"""What a figure of several runs draws: (table, quantity)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """A run as read at one moment."""
+
+    pulse: Pulse
+    """Of just before."""
+    report: Report | None = None
+    places: Places = field(default_factory=dict)
+    sections: Mapping[str, str] = field(default_factory=dict)
+    """Inner markup."""
+    problem: str = ""
+    """Why there is no report, in a sentence."""
+
+    @property
+    def running(self) -> bool:
+        """Whether the run went on when it was read."""
+        watched = self.report.watched if self.report is not None else None
+        return watched is not None and watched.status == "running"
+
+    @property
+    def figures(self) -> list[str]:
+        """Ids of the figures that stand on the page."""
+        return [name for entries in self.places.values() for name, _ in entries]
+
+
+Columns = Sequence[tuple[str, Material]]
+"""Runs by name, in the order asked for."""
+
+
+def material(folder: Path) -> Material:
+    """Read a run and judge it."""
+    now = pulse(folder)
+    try:
+        reader = open_run(folder)
+        report = report_of(reader.history())
+        places = places_of(reader)
+    except BadInput as error:
+        problem = str(error)
+        return Material(pulse=now, problem=problem, sections={FIRST: problem_html(problem)})
+    sections = {section.id: section.inner() for section in sections_of(report, places)}
+    return Material(pulse=now, report=report, places=places, sections=sections)
+
+
+def run_page(found: Material, name: str, source: str) -> str:
+    """The page of a run; where it cannot be read, one that says so and waits."""
+    if found.report is None:
+        return plain_page(name, found.sections[FIRST], source=source)
+    return live_page(found.report, found.places, source)
+
+
+def plain_page(title: str, html: str, *, source: str = "", id: str = FIRST) -> str:
+    """A page of one section."""
+    return document(f"{title} (gradmend)", [Section(id=id, title="", html=html)], source=source)
+
+
+def problem_html(sentence: str) -> str:
+    """Why something cannot be shown."""
+    return f"<h1>This cannot be shown.</h1><p>{escape(sentence)}</p>"
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """An answer that is made once and sent to all who ask."""
+
+    plain: bytes
+    packed: bytes
+    """The same by gzip."""
+
+
+def figure(folder: Path, name: str) -> Body | None:
+    """One figure of a run; None where it holds nothing of it.
+
+    Raises:
+        UnknownName: If there is no such figure.
+        BadInput: If the run cannot be read.
+    """
+    spec = catalogue.build(open_run(folder), name)
+    return None if spec is None else body(spec.plain())
+
+
+def compare_page(runs: Columns, folders: Mapping[str, Path], source: str) -> str:
+    """The page of several runs side by side."""
+    return document("Runs side by side (gradmend)", _compared(runs, folders), source=source)
+
+
+def compare_sections(runs: Columns, folders: Mapping[str, Path]) -> dict[str, str]:
+    """What of it changes."""
+    return {section.id: section.inner() for section in _compared(runs, folders)}
+
+
+def compared_figure(folders: Mapping[str, Path], name: str) -> Body | None:
+    """One figure of several runs; None where none of them holds anything of it.
+
+    Raises:
+        UnknownName: If there is no such figure.
+    """
+    spec = compare.overlay(_readers(folders), name)
+    return None if spec is None else body(spec.plain())
+
+
+def _compared(runs: Columns, folders: Mapping[str, Path]) -> list[Section]:
+    columns = columns_html([(name, found.report, found.problem) for name, found in runs])
+    held = [reader.measured() for reader in _readers(folders).values()]
+    drawn = "".join(
+        place(name, compare.COMPARED[name])
+        for name, (table, quantity) in _NEEDS.items()
+        if any(quantity in measured.get(table, ()) for measured in held)
+    )
+    return [
+        Section(id=FIRST, title="", html=columns),
+        Section(id="training", title="Training, one over the other", html=drawn),
+    ]
+
+
+def _readers(folders: Mapping[str, Path]) -> dict[str, RunReader]:
+    """Readers of those that can be read; what is wrong with the others stands in their column."""
+    readers = {}
+    for name, folder in folders.items():
+        with suppress(BadInput):
+            readers[name] = open_run(folder)
+    return readers
+
+
+def report_json(report: Report) -> Body:
+    """The whole report."""
+    return body(report.to_dict())
+
+
+def body(value: Any) -> Body:
+    """JSON values as they are sent."""
+    plain = json.dumps(to_plain(value), allow_nan=False, separators=(",", ":")).encode("ascii")
+    # Level 1: raw floats hardly shrink, and the cores belong to the training.
+    return Body(plain, gzip.compress(plain, 1, mtime=0))

@@ -1,0 +1,1 @@
+"""The page: its document, its figures and what draws them."""

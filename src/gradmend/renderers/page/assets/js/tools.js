@@ -1,0 +1,247 @@
+"use strict";
+// Under each figure: its numbers as a table and as files, its picture as SVG and PNG, its link.
+(function () {
+  const gm = window.gm;
+  const MOST_ROWS = 2000; // more makes a browser slow and nobody reads them
+  const MOST_COLUMNS = 40;
+
+  // ---- files ----
+  gm.save = function (name, type, parts) {
+    const link = gm.h("a", { href: URL.createObjectURL(new Blob(parts, { type })), download: name });
+    document.body.append(link);
+    link.click();
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  };
+
+  const fileName = (entry, ending) => `${entry.spec.id.replace(/[^\w-]+/g, "-").slice(0, 60) || "figure"}.${ending}`;
+
+  // Single precision has seven digits: 0.1 is not to become 0.10000000149011612.
+  gm.plain = (value, digits = 7) => (Number.isInteger(value) ? value : Number(value.toPrecision(digits)));
+
+  gm.csvCell = function (value) {
+    if (typeof value === "number") {
+      if (Number.isNaN(value)) return "";
+      return Number.isFinite(value) ? String(gm.plain(value)) : value > 0 ? "inf" : "-inf";
+    }
+    // A spreadsheet takes what begins so for a formula; names come from elsewhere.
+    const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
+    return /[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
+  };
+
+  function csv(table) {
+    const parts = [`${table.columns.map(gm.csvCell).join(",")}\n`];
+    for (let row = 0; row < table.count; row++) {
+      const cells = [];
+      for (let column = 0; column < table.columns.length; column++) cells.push(gm.csvCell(table.cell(row, column)));
+      parts.push(`${cells.join(",")}\n`);
+    }
+    return parts;
+  }
+
+  // The figure as JSON with plain numbers: null where not measured, "inf" and "-inf" as words.
+  function unpacked(value) {
+    if (Array.isArray(value)) return value.map(unpacked);
+    if (!value || typeof value !== "object") return value;
+    if ("b64" in value) {
+      const { values, shape } = gm.array(value);
+      const digits = "lo" in value ? 9 : 7;
+      const flat = Array.from(values, (one) => (Number.isNaN(one) ? null : Number.isFinite(one) ? gm.plain(one, digits) : one > 0 ? "inf" : "-inf"));
+      if (shape.length !== 2) return flat;
+      return Array.from({ length: shape[0] }, (_, row) => flat.slice(row * shape[1], (row + 1) * shape[1]));
+    }
+    return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, unpacked(inner)]));
+  }
+  // What a kind of figure works out for itself is no part of what it was given.
+  const given = (spec) => Object.fromEntries(Object.entries(spec).filter(([name]) => !/^(xs|own)$/.test(name)));
+
+  function png(svg, done) {
+    const image = new Image();
+    image.onload = () => {
+      const scale = 2; // sharp on a slide
+      const canvas = gm.h("canvas", { width: image.width * scale, height: image.height * scale });
+      canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+      canvas.toBlob(done, "image/png");
+    };
+    image.onerror = () => gm.say("The picture could not be made");
+    image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`;
+  }
+
+  // ---- the table ----
+  function fill(details, table, title) {
+    for (const old of [...details.children].slice(1)) old.remove();
+    const rows = Math.min(table.count, MOST_ROWS);
+    const every = Math.ceil((table.columns.length - 1) / MOST_COLUMNS) || 1;
+    const columns = table.columns.map((_, column) => column).filter((column) => !column || (column - 1) % every === 0);
+    const said = [];
+    if (rows < table.count) said.push(`the first ${gm.whole(rows)} of ${gm.whole(table.count)} rows`);
+    if (every > 1) said.push(`one of every ${gm.whole(every)} columns`);
+    const note = said.length ? `Here are ${said.join(" and ")}; the CSV file has all.` : "";
+    const head = gm.h("tr", {}, ...columns.map((column) => gm.h("th", { scope: "col" }, gm.middle(table.columns[column], 48))));
+    const body = gm.h("tbody");
+    for (let row = 0; row < rows; row++) {
+      const cells = columns.map((column) => {
+        const value = table.cell(row, column);
+        const text = table.text ? table.text(row, column) : null;
+        const shown = text !== null ? text : typeof value === "number" ? gm.number(value) : gm.middle(value, 64);
+        return gm.h(column ? "td" : "th", column ? {} : { scope: "row" }, Number.isNaN(value) ? "–" : shown);
+      });
+      const line = gm.h("tr", {}, ...cells);
+      if (table.layer && table.layer(row)) line.dataset.layer = table.layer(row);
+      body.append(line);
+    }
+    const whole = gm.h("table", {}, gm.h("thead", {}, head), body);
+    const frame = gm.h("div", { class: "fig-scroll", tabindex: 0, role: "region", "aria-label": `Table: ${title}` }, whole);
+    if (note) details.append(gm.h("p", { class: "small" }, note));
+    details.append(frame);
+    gm.markSelected(details);
+  }
+
+  function copyLink(entry, button) {
+    const link = gm.link(entry.element.dataset.figure);
+    const told = (text) => {
+      button.textContent = text;
+      gm.say(text);
+      setTimeout(() => (button.textContent = "Link"), 1500);
+    };
+    const byHand = () => {
+      // Without the right to write to the clipboard the link is shown, ready to be copied.
+      const box = gm.h("input", { class: "fig-link", readonly: true, value: link, "aria-label": "Link to this figure" });
+      box.addEventListener("blur", () => box.remove());
+      button.after(box);
+      box.select();
+      box.focus();
+    };
+    if (navigator.clipboard) navigator.clipboard.writeText(link).then(() => told("Copied"), byHand);
+    else byHand();
+  }
+
+  // ---- the toolbar ----
+  gm.tools = function (entry) {
+    if (entry.tools) entry.tools.remove();
+    const { handle } = entry;
+    const buttons = gm.h("span", { class: "fig-buttons", role: "group", "aria-label": "Download" });
+    const add = (label, title, work) => {
+      const button = gm.h("button", { type: "button", title, onclick: () => work(button) }, label);
+      buttons.append(button);
+    };
+    const details = gm.h("details", {}, gm.h("summary", {}, "Table"));
+    details.hidden = !handle.table;
+    entry.refreshTable = () => {
+      if (details.open && handle.table) fill(details, handle.table(), gm.visible(entry.spec.title));
+    };
+    details.addEventListener("toggle", entry.refreshTable);
+    if (handle.table) add("CSV", "The numbers, for a spreadsheet", () => gm.save(fileName(entry, "csv"), "text/csv", csv(handle.table())));
+    add("JSON", "The numbers, for a program", () =>
+      gm.save(fileName(entry, "json"), "application/json", [JSON.stringify(unpacked(given(entry.spec)))]));
+    if (handle.svg) {
+      add("PNG", "The picture, as dots", () => png(handle.svg(), (blob) => gm.save(fileName(entry, "png"), "image/png", [blob])));
+      add("SVG", "The picture, as lines", () => gm.save(fileName(entry, "svg"), "image/svg+xml", [handle.svg()]));
+    }
+    if (location.protocol !== "about:") add("Link", "Copy a link to this figure as it is selected", (button) => copyLink(entry, button));
+    entry.tools = gm.h("div", { class: "fig-tools" }, details, buttons);
+    entry.element.append(entry.tools);
+  };
+
+  // ---- pens: one drawing, on a canvas or as SVG ----
+  const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
+  gm.font = (size = 12, weight = "") => `${weight} ${size}px ${FONT}`.trim();
+  const escaped = (text) => String(text).replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
+  const round = (value) => Math.round(value * 100) / 100;
+
+  class CanvasPen {
+    constructor(context) {
+      this.c = context;
+    }
+    measure(text, size, weight) {
+      this.c.font = gm.font(size, weight);
+      return this.c.measureText(text).width;
+    }
+    fit(text, width, size, weight) {
+      this.c.font = gm.font(size, weight);
+      return gm.fit(this.c, text, width);
+    }
+    rect(x, y, width, height, fill) {
+      this.c.fillStyle = fill;
+      this.c.fillRect(x, y, width, height);
+    }
+    line(points, stroke, width = 1, dash = []) {
+      this.c.strokeStyle = stroke;
+      this.c.lineWidth = width;
+      this.c.setLineDash(dash);
+      this.c.beginPath();
+      points.forEach(([x, y], at) => (at ? this.c.lineTo(x, y) : this.c.moveTo(x, y)));
+      this.c.stroke();
+      this.c.setLineDash([]);
+    }
+    text(text, x, y, { fill, align = "left", size = 12, weight = "", base = "middle" } = {}) {
+      this.c.font = gm.font(size, weight);
+      this.c.fillStyle = fill;
+      this.c.textAlign = align;
+      this.c.textBaseline = base;
+      this.c.fillText(text, x, y);
+    }
+    image(canvas, x, y, width, height) {
+      this.c.imageSmoothingEnabled = false;
+      this.c.drawImage(canvas, x, y, width, height);
+    }
+  }
+
+  const ruler = document.createElement("canvas").getContext("2d");
+  class SvgPen extends CanvasPen {
+    constructor(width, height, title, words) {
+      super(ruler);
+      this.parts = [
+        `<svg xmlns="http://www.w3.org/2000/svg" width="${round(width)}" height="${round(height)}" viewBox="0 0 ${round(width)} ${round(height)}" role="img">`,
+        `<title>${escaped(gm.visible(title))}</title><desc>${escaped(gm.visible(words))}</desc>`,
+      ];
+      this.rect(0, 0, width, height, gm.css("--ground"));
+    }
+    rect(x, y, width, height, fill) {
+      this.parts.push(`<rect x="${round(x)}" y="${round(y)}" width="${round(width)}" height="${round(height)}" fill="${fill}"/>`);
+    }
+    line(points, stroke, width = 1, dash = []) {
+      const dashes = dash.length ? ` stroke-dasharray="${dash.join(" ")}"` : "";
+      const path = points.map(([x, y]) => `${round(x)},${round(y)}`).join(" ");
+      this.parts.push(`<polyline points="${path}" fill="none" stroke="${stroke}" stroke-width="${width}" stroke-linejoin="round"${dashes}/>`);
+    }
+    area(points, fill) {
+      const path = points.map(([x, y]) => `${round(x)},${round(y)}`).join(" ");
+      this.parts.push(`<polygon points="${path}" fill="${fill}" fill-opacity="0.16"/>`);
+    }
+    text(text, x, y, { fill, align = "left", size = 12, weight = "", base = "middle" } = {}) {
+      const anchor = { left: "start", center: "middle", right: "end" }[align];
+      const down = { middle: 0.35, top: 0.8, alphabetic: 0 }[base] * size;
+      const bold = weight ? ` font-weight="${weight}"` : "";
+      this.parts.push(
+        `<text x="${round(x)}" y="${round(y + down)}" text-anchor="${anchor}" font-family='${FONT}' font-size="${size}"${bold} fill="${fill}">${escaped(text)}</text>`);
+    }
+    image(canvas, x, y, width, height) {
+      this.parts.push(
+        `<image x="${round(x)}" y="${round(y)}" width="${round(width)}" height="${round(height)}" preserveAspectRatio="none" style="image-rendering:pixelated" href="${canvas.toDataURL("image/png")}"/>`);
+    }
+    shape(path, x, y, stroke, fill) {
+      this.parts.push(`<path d="${path}" transform="translate(${round(x)} ${round(y)})" stroke="${stroke}" stroke-width="1.5" fill="${fill}"/>`);
+    }
+    done() {
+      return `${this.parts.join("\n")}\n</svg>\n`;
+    }
+  }
+  gm.CanvasPen = CanvasPen;
+  gm.SvgPen = SvgPen;
+
+  // Labels along a horizontal axis: kept inside its ends, left out where they would touch.
+  gm.labelsAlong = function (pen, labels, from, to, y, fill, gap = 10) {
+    let taken = -Infinity;
+    const placed = [];
+    for (const { at, text } of labels) {
+      const width = pen.measure(text, 12);
+      const left = Math.min(Math.max(at - width / 2, from), to - width);
+      if (left < taken + gap || at < from - 1 || at > to + 1) continue;
+      pen.text(text, left, y, { fill, base: "top" });
+      taken = left + width;
+      placed.push([left, width]);
+    }
+    return placed;
+  };
+})();

@@ -1,0 +1,202 @@
+"""The document around the sections: one file with its style, script and data; it loads nothing.
+
+The same document is a report on disk, a page of the live server (which says where figures and
+changes come from) and the content of a notebook's frame.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from gradmend.records.ledger import CAUSES
+from gradmend.renderers.page.figure import Figure
+from gradmend.renderers.visible import escape, json_for_script
+
+STYLES = ("base.css", "vendor/uPlot.min.css", "figures.css", "ledger.css")
+SCRIPTS = (
+    "vendor/uPlot.iife.min.js",
+    "js/core.js",
+    "js/mount.js",
+    "js/page.js",
+    "js/tools.js",
+    "js/marks.js",
+    "js/colours.js",
+    "js/lines.js",
+    "js/heat.js",
+    "js/books.js",
+    "js/waterfall.js",
+    "js/treegrid.js",
+    "js/ledger.js",
+    "js/copy.js",
+    "js/report.js",
+    "js/live.js",
+)
+"""In this order in the one script of a page."""
+DRAWING = frozenset(
+    {
+        "vendor/uPlot.min.css",
+        "vendor/uPlot.iife.min.js",
+        "js/marks.js",
+        "js/colours.js",
+        "js/lines.js",
+        "js/heat.js",
+    }
+)
+"""What a page without figures to be drawn does without: half of its size."""
+ICON = '<link rel="icon" href="data:,">\n'
+"""None: a browser asks a server for one unless told."""
+ONLY_LIVE = frozenset({"js/live.js"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of the page under a heading of its own."""
+
+    id: str
+    title: str
+    """Empty for the first, which has a sentence of its own."""
+    html: str
+    """Escaped markup; a section without any is left out."""
+
+    def inner(self) -> str:
+        """What is replaced when the section changes."""
+        if not self.html:
+            return ""
+        if not self.title:
+            return self.html
+        return f'<h2 id="{self.id}">{escape(self.title)}</h2>{self.html}'
+
+
+def place(figure: str, title: str = "") -> str:
+    """Where a figure is drawn; what it shows is embedded or fetched by its id."""
+    name = escape(figure)
+    return (
+        f'<figure class="fig" data-figure="{name}" id="fig-{name}">'
+        f"<figcaption>{escape(title)}</figcaption></figure>"
+    )
+
+
+def document(
+    title: str,
+    sections: Sequence[Section],
+    *,
+    figures: Sequence[Figure] = (),
+    islands: Mapping[str, Any] | None = None,
+    source: str = "",
+) -> str:
+    """Put a page together.
+
+    Args:
+        title: Of the window.
+        sections: From the top; the first holds the verdict.
+        figures: Those whose numbers the page holds; drawn wherever :func:`place` says.
+        islands: Further JSON values the script reads, by element id.
+        source: Path on the live server from which figures and changes come; empty for a file.
+
+    Returns:
+        A complete document.
+    """
+    left_out = frozenset() if figures or source else DRAWING
+    left_out |= frozenset() if source else ONLY_LIVE
+    style = "\n".join(_asset(name) for name in STYLES if name not in left_out)
+    script = "\n".join(_asset(name) for name in SCRIPTS if name not in left_out)
+    data = "".join(_island(name, value) for name, value in (islands or {}).items())
+    data += "".join(_island(f"spec-{figure.id}", figure.plain()) for figure in figures)
+    shown = [section for section in sections if section.html or source]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy(script, live=bool(source))}">'
+        '\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"{ICON if source else ''}"
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n"
+        f'<body data-source="{escape(source)}">\n{_patterns()}{_bar(shown, live=bool(source))}'
+        f"<main>\n{''.join(map(_block, shown))}</main>\n{data}"
+        f"<script>{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def policy(script: str, *, live: bool) -> str:
+    """What the page may do: run this one script, whatever a report's names hold; load nothing.
+
+    A live page may speak with the server it came from.
+    """
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    allowed = (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none';"
+        f" form-action 'none'; script-src 'sha256-{digest}'"
+    )
+    return f"{allowed}; connect-src 'self'" if live else allowed
+
+
+def _bar(sections: Sequence[Section], *, live: bool) -> str:
+    links = "".join(
+        f'<a href="#section-{s.id}">{escape(s.title)}</a>' for s in sections if s.title and s.html
+    )
+    home = '<a class="home" href="/">gradmend</a>' if live else '<span class="home">gradmend</span>'
+    status = '<p id="status" role="status"></p>' if live else ""
+    return (
+        f'<header class="bar"><div class="bar-in">{home}<nav aria-label="On this page">{links}'
+        '</nav><div class="tools"><input id="search" type="search" list="layers" '
+        'placeholder="Find a layer ( / )" aria-label="Find a layer" autocomplete="off" hidden>'
+        '<datalist id="layers"></datalist>'
+        '<button id="theme" type="button" hidden></button>'
+        '<button id="help" type="button" aria-label="Keys" title="Keys (?)" hidden>?</button>'
+        f"</div></div>{status}"
+        '<p id="selection" role="status" aria-live="polite"></p></header>\n'
+    )
+
+
+def _block(section: Section) -> str:
+    label = f' aria-labelledby="{section.id}"' if section.title else ""
+    empty = "" if section.html else " hidden"
+    return f'<section id="section-{section.id}"{label}{empty}>{section.inner()}</section>\n'
+
+
+def _island(name: str, value: Any) -> str:
+    return (
+        f'<script type="application/json" id="{escape(name)}">{json_for_script(value)}</script>\n'
+    )
+
+
+@cache
+def _asset(name: str) -> str:
+    return files("gradmend.renderers.page").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _patterns() -> str:
+    """One hatch per cause, so that causes differ without colour too."""
+    drawn = []
+    for cause, mark in zip(CAUSES, _HATCHES, strict=True):
+        drawn.append(
+            f'<pattern id="p-{cause}" class="c-{cause}" width="8" height="8" '
+            f'patternUnits="userSpaceOnUse"><rect class="tint" width="8" height="8"/>{mark}'
+            "</pattern>"
+        )
+    return (
+        '<svg class="defs" width="0" height="0" aria-hidden="true"><defs>'
+        f"{''.join(drawn)}</defs></svg>\n"
+    )
+
+
+_HATCHES = (
+    '<path d="M-2 2l4-4M0 8l8-8M6 10l4-4"/>',
+    '<circle cx="2" cy="2" r="1.3"/><circle cx="6" cy="6" r="1.3"/>',
+    '<path d="M0 2H8M0 6H8"/>',
+    '<path d="M2 0V8M6 0V8"/>',
+    '<path d="M-2 6l4 4M0 0l8 8M6-2l4 4"/>',
+    '<path d="M0 4H8M4 0V8"/>',
+    '<circle cx="4" cy="4" r="1"/>',
+    '<path d="M0 4H8"/>',
+    '<path d="M4 0V8"/>',
+    '<path d="M0 0l8 8M8 0L0 8"/>',
+    '<path d="M0 6l4-4 4 4"/>',
+    '<path d="M3 4h2"/>',
+)
+"""In the order of :data:`gradmend.records.ledger.CAUSES`."""
