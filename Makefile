@@ -3,7 +3,7 @@
 
 PYTHON ?= $(shell command -v python3 || command -v python || echo python3)
 ARGS ?=
-JOBS := demo test lint format docs docs-check bench setup
+JOBS := demo test browser lint format docs docs-check bench setup
 
 .DEFAULT_GOAL := help
 .PHONY: help $(JOBS)

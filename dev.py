@@ -29,7 +29,12 @@ PENDING = VENV / ".gradmend-pending"  # there while a set-up runs, left behind b
 OLDEST = (3, 11)
 TESTED = ("3.11", "3.12", "3.13", "3.14")  # what to look for where python3 is too old
 CONTRACTS = "tests/tooling/test_contracts.py"
-COVERED_BY = {"demo": ("demo", "dev", "bench"), "dev": ("dev", "bench"), "bench": ("bench",)}
+COVERED_BY = {
+    "demo": ("demo", "dev", "browser", "bench"),
+    "dev": ("dev", "browser", "bench"),
+    "browser": ("browser", "bench"),
+    "bench": ("bench",),
+}
 
 # Settings that would send packages, or imports, somewhere other than .venv.
 STRAY = {
@@ -74,6 +79,9 @@ class Job(NamedTuple):
 JOBS = {
     "demo": Job("diagnose and repair a network, on real digits", "demo", ["-m gradmend demo"]),
     "test": Job("run every check", "dev", ["-m pytest -n 2 -q"]),
+    "browser": Job(
+        "look at every page in Chromium", "browser", ["-m pytest -q -m browser tests/browser"]
+    ),
     "lint": Job("check format, style, types and imports", "dev", [f"-m pytest -q {CONTRACTS}"]),
     "format": Job(
         "rewrite the code in style", "dev", ["-m ruff check --fix .", "-m ruff format ."]

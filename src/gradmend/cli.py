@@ -119,8 +119,7 @@ def check(
     with redirect_stdout(sys.stderr), shown_progress() as tell:
         tell(f"building {target}", None)
         model, batch, loss_fn = load_specimen(target)
-        tell("looking at the gradient", None)
-        report = look(model, batch, loss_fn, steps=steps)
+        report = look(model, batch, loss_fn, steps=steps, tell=tell)
     if html is not None:
         from gradmend.renderers.html import render
 
@@ -293,13 +292,19 @@ def report(
     from gradmend.renderers.run_text import print_run
     from gradmend.store.reader import open_run
 
-    reader = open_run(folder)
-    history = reader.history()
-    found = report_of(history)
-    if html is not None:
-        from gradmend.renderers.run_page import render_run_page
+    with shown_progress() as tell:
+        tell("reading the run", None)
+        reader = open_run(folder)
+        history = reader.history()
+        tell("asking the rules", None)
+        found = report_of(history)
+        if html is not None:
+            from gradmend.renderers.run_page import render_run_page
 
-        _write(html, render_run_page(found, reader))
+            tell("drawing the page", None)
+            page = render_run_page(found, reader)
+    if html is not None:
+        _write(html, page)
     if as_json:
         print(json.dumps(found.to_dict()))
     elif markdown:
@@ -322,7 +327,11 @@ def diff(
     from gradmend.renderers.difference_text import difference_text
     from gradmend.store.reader import open_run
 
-    found = difference(*(open_run(run).history(most_rows=4096) for run in (good, bad)))
+    with shown_progress() as tell:
+        tell("reading the runs", None)
+        histories = [open_run(run).history(most_rows=4096) for run in (good, bad)]
+        tell("comparing them", None)
+        found = difference(*histories)
     if as_json:
         print(json.dumps(to_plain(found)))
     else:
@@ -389,7 +398,9 @@ def export(
     del traceback  # unused: main reads it before anything can go wrong
     from gradmend.engine.exporting import export as fold
 
-    with redirect_stdout(sys.stderr):  # what the user's own code prints
+    # What the user's own code prints is no result of ours.
+    with redirect_stdout(sys.stderr), shown_progress() as tell:
+        tell("folding the edits out of the weights", None)
         done = fold(prescription, target, checkpoint, out, force=force)
     print(json.dumps(to_plain(done)) if as_json else done)
     return 0

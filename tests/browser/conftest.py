@@ -18,7 +18,10 @@ ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backg
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever asks for a page is a browser test."""
     for item in items:
-        if "page" in getattr(item, "fixturenames", ()) and Path(__file__).parent in item.path.parents:
+        if (
+            "page" in getattr(item, "fixturenames", ())
+            and Path(__file__).parent in item.path.parents
+        ):
             item.add_marker(pytest.mark.browser)
 
 
@@ -74,7 +77,9 @@ def opened(page: Any, tmp_path: Path) -> Callable[..., Any]:
         page.goto(f"file://{path}{fragment}")
         page.evaluate("gm.drawAll()")
         # What follows a frame later: overlays, signs, words.
-        page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        page.evaluate(
+            "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
         return page
 
     return open_page

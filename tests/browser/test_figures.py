@@ -18,7 +18,7 @@ from gradmend.renderers.page.encoding import decoded, exact, quantised
 from gradmend.renderers.page.figure import Axis, Heat, Level, Lines, Mark, Series
 
 STEPS = Axis(label="optimizer step")
-VIRIDIS = "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725".split()
+VIRIDIS = ["440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"]
 HOSTILE = "</script><img src=x onerror=window.hacked=1>\u202egnp.\x1b[31m"
 
 
@@ -270,7 +270,7 @@ class TestHeat:
         assert pixel(page, 7777, 100) == pytest.approx(colour_of(19 / 20), abs=2)
         point_at(page, 7777, 100)
         assert "block.7777" in readout(page) and "9 units" in readout(page)
-        assert "stands for up to 23 × 1 cells" in page.locator(".fig-note").inner_text()
+        assert "up to 23 × 1 cells" in page.locator(".fig-note").inner_text()
 
     def test_a_quantity_can_be_chosen(self, opened: Any) -> None:
         choices = [("heat", "Gradient"), ("other", "Updates")]
@@ -286,6 +286,16 @@ class TestHeat:
         settled(page)
         point_at(page, 0, 1)
         assert "2 units" in readout(page)
+
+    def test_many_choices_are_a_list(self, opened: Any) -> None:
+        choices = [(f"h{i}", f"Layer {i}") for i in range(12)]
+        page = opened(
+            *(heat([[float(i)]], id=f"h{i}", choices=choices) for i in range(12)), shown=["h0"]
+        )
+        page.locator("select").select_option("h7")
+        point_at(page, 0, 0)
+        assert "7 units" in readout(page, "h0")
+        assert page.locator("select").input_value() == "h7"
 
     def test_layers_along_x(self, opened: Any) -> None:
         names = ["first", "second"]
@@ -331,7 +341,8 @@ class TestLines:
         seen = page.evaluate(
             """() => {
               const canvas = document.querySelector('.uplot canvas:not(.fig-overlay)');
-              const {data, width} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+              const {width, height} = canvas;
+              const {data} = canvas.getContext('2d').getImageData(0, 0, width, height);
               let count = 0;
               for (let i = 0; i < data.length; i += 4)
                 if (data[i] === 0 && data[i + 1] === 0x67 && data[i + 2] === 0xa8) count += 1;
@@ -410,6 +421,14 @@ class TestLines:
         found = re.search(r"block\.(\d+)", readout(page, "lines"))
         assert found is not None and abs(int(found[1]) - 250) < 8
 
+    def test_one_thing_in_two_panels_has_one_colour(self, opened: Any) -> None:
+        panels = [Axis(label="radius"), Axis(label="gate")]
+        series = [line([1, 2], name, panel=i) for i in range(2) for name in ("rnn.0", "rnn.1")]
+        page = opened(lines(*series, panels=panels))
+        assert page.locator(".fig-legend .key").all_inner_texts() == ["rnn.0", "rnn.1"]
+        head = downloaded(page, "CSV", "lines").decode().splitlines()[0]
+        assert head.count("rnn.0") == 2 and "rnn.0, gate" in head
+
     def test_layers_over_depth(self, opened: Any) -> None:
         names = [f"encoder.layers.{i}.linear" for i in range(40)]
         page = opened(
@@ -460,6 +479,7 @@ class TestLines:
         drawn = page.evaluate("[...gm.figures.values()].map((one) => one.handle.svg())")
         assert len(drawn) == 12 and all("NaN" not in one for one in drawn)
 
+
 class TestSelection:
     def test_goes_through_figures_tables_and_the_address(self, opened: Any) -> None:
         # Given two figures and a table of layers.
@@ -494,8 +514,10 @@ class TestSelection:
 
     def test_the_selected_are_seen_in_a_picture(self, opened: Any) -> None:
         page = opened(heat(np.zeros((30, 3))))
-        blank = "document.querySelector('.heat-stage .fig-overlay').getContext('2d')" \
+        blank = (
+            "document.querySelector('.heat-stage .fig-overlay').getContext('2d')"
             ".getImageData(0, 0, 1000, 400).data.some((one) => one)"
+        )
         assert not page.evaluate(blank)
         page.evaluate("gm.select({layer: 'block.3'})")
         assert page.evaluate(blank)
@@ -562,7 +584,10 @@ class TestFiles:
         page.locator("summary").click()
         page.wait_for_selector(".fig-scroll table")
         cells = page.locator(".fig-scroll tbody tr").all_inner_texts()
-        assert [one.split() for one in cells] == [["block.0", "1.5", "–"], ["block.1", "−2", "+inf"]]
+        assert [one.split() for one in cells] == [
+            ["block.0", "1.5", "–"],
+            ["block.1", "−2", "+inf"],
+        ]
         page.locator(".fig-scroll tbody tr").nth(1).click()
         assert page.evaluate("gm.selection.layer") == "block.1"
 
@@ -584,7 +609,9 @@ class TestFiles:
         np.testing.assert_allclose(told, values, atol=1e-4)
 
     def test_csv_of_lines(self, opened: Any) -> None:
-        page = opened(lines(line([0.1, 0.25], low=np.array([0.0, 0.2])), line([5.0, np.nan], "b, c")))
+        page = opened(
+            lines(line([0.1, 0.25], low=np.array([0.0, 0.2])), line([5.0, np.nan], "b, c"))
+        )
         rows = list(csv.reader(downloaded(page, "CSV", "lines").decode().splitlines()))
         assert rows[0] == ["optimizer step", "loss (nats)", "loss least (nats)", "b, c (nats)"]
         assert rows[1:] == [["0", "0.1", "0", "5"], ["10", "0.25", "0.2", ""]]
@@ -620,7 +647,10 @@ class TestFiles:
     def test_a_link_leads_to_the_figure(self, opened: Any) -> None:
         page = opened(heat(np.eye(4)))
         page.evaluate("gm.select({layer: 'block.2', step: 20})")
-        page.evaluate("navigator.clipboard.writeText = (text) => { window.copied = text; return Promise.resolve(); }")
+        page.evaluate(
+            "navigator.clipboard.writeText = (text) =>"
+            " { window.copied = text; return Promise.resolve(); }"
+        )
         page.locator(".fig-buttons").get_by_text("Link").click()
         assert page.evaluate("copied").endswith("#figure=heat&layer=block.2&step=20")
 
@@ -629,9 +659,7 @@ class TestFromAServer:
     URL = "http://gradmend.test/run/one"
 
     def serve(self, page: Any, figures: dict[str, Any]) -> None:
-        html = document(
-            "T", [Section(id="s", title="", html=place("heat"))], source="/run/one"
-        )
+        html = document("T", [Section(id="s", title="", html=place("heat"))], source="/run/one")
 
         def answer(route: Any) -> None:
             name = route.request.url.removeprefix(self.URL)
@@ -655,11 +683,26 @@ class TestFromAServer:
         point_at(page, 0, 2)
         assert "3 units" in readout(page)
 
+    def test_a_cursor_stays_when_numbers_come(self, page: Any) -> None:
+        figures: dict[str, Any] = {"heat": heat([[1.0, 2.0]])}
+        self.serve(page, figures)
+        page.wait_for_selector(".fig.drawn")
+        page.locator(".heat-stage").focus()
+        page.keyboard.press("Home")
+        page.keyboard.press("ArrowRight")
+        figures["heat"] = heat([[1.0, 5.0, 3.0]])
+        page.evaluate("gm.refetch(['heat'])")
+        settled(page)
+        assert "5 units" in readout(page)
+
     def test_a_failure_is_a_sentence_and_passes(self, page: Any) -> None:
         figures: dict[str, Any] = {"heat": None}
         self.serve(page, figures)
         page.wait_for_selector(".fig-problem")
-        assert "could not be drawn: the server answered 503" in page.locator(".fig-problem").inner_text()
+        assert (
+            "could not be drawn: the server answered 503"
+            in page.locator(".fig-problem").inner_text()
+        )
         figures["heat"] = heat([[1.0, 2.0]])
         page.evaluate("gm.refetch(['heat'])")
         page.wait_for_selector(".fig.drawn")
@@ -671,13 +714,22 @@ class TestHostileNames:
         # Given names that would be markup, reorder text, or be ten thousand letters long.
         names = [HOSTILE, "=cmd|' /C calc'!A0", "x" * 10_000, "a.b"]
         first = heat(
-            np.eye(4), rows=names, layers=names, title=HOSTILE, caption=HOSTILE, words=HOSTILE,
+            np.eye(4),
+            rows=names,
+            layers=names,
+            title=HOSTILE,
+            caption=HOSTILE,
+            words=HOSTILE,
             marks=[Mark(x=0.0, kind=HOSTILE, text=HOSTILE, layer=HOSTILE)],
-            choices=[("heat", HOSTILE), ("heat", "b")], levels=[Level(y=0.5, text=HOSTILE)],
+            choices=[("heat", HOSTILE), ("heat", "b")],
+            levels=[Level(y=0.5, text=HOSTILE)],
         )
         second = lines(
-            *(line(np.arange(4.0), name, layer=name) for name in names), title=HOSTILE,
-            marks=first.marks, levels=first.levels, panels=[Axis(label=HOSTILE, unit=HOSTILE)],
+            *(line(np.arange(4.0), name, layer=name) for name in names),
+            title=HOSTILE,
+            marks=first.marks,
+            levels=first.levels,
+            panels=[Axis(label=HOSTILE, unit=HOSTILE)],
         )
         page = opened(first, second)
         # When they are pointed at, selected, listed and downloaded.

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import shutil
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from gradmend.live.follower import Follower
 from gradmend.live.gallery import MOST_KEPT, Gallery
 from gradmend.live.roster import SECTION, Roster
 from gradmend.live.shelf import Shelf, Shown
-from gradmend.live.source import Snapshot, Source, event, messages
+from gradmend.live.source import Snapshot, Source, aged, event, messages
 from gradmend.live.views import Body, Material
 from gradmend.live.work import SHARE, Desk, aside
 from gradmend.store import manifest
@@ -225,16 +227,17 @@ def test_a_slow_listener_is_told_what_is_and_not_what_was() -> None:
     async def listen() -> None:
         source = Still()
         ear = Ear(source)
-        source.publish(state={"step": 0}, sections={"a": "1", "b": "1"})
-        assert await ear.next() == ("state", {"step": 0})
-        assert await ear.next() == ("sections", {"a": "1", "b": "1"})
-        for step in range(1, 1000):
-            source.publish(state={"step": step}, figures={"loss": step})
-        source.publish(sections={"a": "1", "b": "2"})
-        assert await ear.next() == ("state", {"step": 999})
-        assert await ear.next() == ("sections", {"b": "2"})
-        assert await ear.next() == ("figures", ["loss"])
-        await ear.close()
+        async with source.listening():
+            source.publish(state={"step": 0}, sections={"a": "1", "b": "1"})
+            assert await ear.next() == ("state", {"step": 0})
+            assert await ear.next() == ("sections", {"a": "1", "b": "1"})
+            for step in range(1, 1000):
+                source.publish(state={"step": step}, figures={"loss": step})
+            source.publish(sections={"a": "1", "b": "2"})
+            assert await ear.next() == ("state", {"step": 999})
+            assert await ear.next() == ("sections", {"b": "2"})
+            assert await ear.next() == ("figures", ["loss"])
+            await ear.close()
 
     within(listen())
 
@@ -292,6 +295,36 @@ def test_the_following_ends_with_the_last_listener(begin: Any) -> None:
     within(listen())
 
 
+def test_who_comes_late_is_told_how_long_ago_it_was(begin: Any) -> None:
+    # given a run that ended an hour ago, and somebody who listens since then
+    training = begin("first")
+    training.finish()
+    hour = time.time() - 3600
+    for path in training.folder.iterdir():
+        os.utime(path, (hour, hour))
+
+    async def listen() -> tuple[float, float]:
+        of = follower(training.folder)
+        early, late = Ear(of), Ear(of)
+        first = await early.until(lambda name, _: name == "state")
+        second = await late.until(lambda name, _: name == "state")
+        await early.until(lambda name, _: name == "sections")
+        await early.close()
+        await late.close()
+        again = Ear(of)
+        assert of.snapshot.sections  # what was seen last
+        heard = await again.next()
+        assert heard[0] == "state" and heard[1]["status"] == "finished"
+        await again.close()
+        return first["seconds"], second["seconds"]
+
+    first, second = within(listen())
+    assert 3600 <= first <= second < 3600 + PATIENCE
+    assert aged({"step": 1}) == {"step": 1}
+    assert aged({"written": None}) == {"seconds": None}
+    assert aged({"written": time.time() + 99}) == {"seconds": 0.0}
+
+
 def test_the_list_changes_as_runs_do(begin: Any, tmp_path: Path) -> None:
     async def listen() -> None:
         ear = Ear(Roster(Shelf(tmp_path / "runs")))
@@ -323,11 +356,11 @@ def test_several_runs_are_followed_together(begin: Any) -> None:
 
 def test_the_state_of_several_runs() -> None:
     def state(status: str, step: int | None, seconds: float | None) -> dict[str, Any]:
-        return {"status": status, "step": step, "seconds": seconds}
+        return {"status": status, "step": step, "written": seconds}
 
     assert joint_state([{}, {}]) == {}
     found = joint_state([state("finished", 90, 8.0), state("running", 5, 1.0), {}])
-    assert found == {"status": "running", "step": 90, "seconds": 1.0, "running": 1, "runs": 2}
+    assert found == {"status": "running", "step": 90, "written": 8.0, "running": 1, "runs": 2}
     found = joint_state([state("gone", None, None), state("crashed", 5, 1.0)])
     assert (found["status"], found["step"], found["running"]) == ("crashed", 5, 0)
 

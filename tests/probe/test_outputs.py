@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator
@@ -664,3 +665,67 @@ def test_compiled_models_are_left_alone() -> None:
     sheet = eager.finish()
     assert len(sheet.outputs) == 4 and "functions" in sheet.notes[0]
     counters.clear()
+
+
+def by_hand(x: Tensor) -> dict[int, int]:
+    """How many numbers lie in each power of two, one after the other."""
+    counts: dict[int, int] = {}
+    for value in x.detach().double().reshape(-1).tolist():
+        if math.isfinite(value) and value != 0.0:
+            exponent = math.frexp(value)[1] - 1
+            counts[exponent] = counts.get(exponent, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_histograms_count_what_plain_arithmetic_counts(dtype: torch.dtype, backend: str) -> None:
+    # given an activation with zeros, infinities, NaN and subnormal numbers before it
+    x = torch.randn(6, 8).mul(3).to(dtype)
+    x[0, 0], x[0, 1], x[0, 2] = math.inf, math.nan, torch.finfo(dtype).tiny / 8
+    model = nn.Sequential(nn.Identity(), nn.ReLU())
+    watch = OutputWatch(model, histograms=True)
+    with _backend.interpreted() if backend == "torch" else contextlib.nullcontext(), watch:
+        model(x)
+    sheet = watch.finish()
+    assert sheet.failure is None and watch.histogram_seconds > 0
+    found = {m.column.name: m.histogram for m in sheet.outputs}
+    assert found.keys() == {"0", "1"}
+    for name, output in (("0", x), ("1", x.relu())):
+        histogram = found[name]
+        assert histogram is not None
+        assert dict(histogram.counts) == by_hand(output) and histogram.stride == 1
+
+
+def test_histograms_of_several_calls_are_added_and_none_is_made_unasked() -> None:
+    model, x = shared(), torch.randn(6, 5)
+    watch = OutputWatch(model, histograms=True)
+    with watch:
+        last = model(x)
+    found = {m.column.name: m.histogram for m in watch.finish().outputs}
+    first = model.act(model.lin(x))  # type: ignore[operator]
+    want = by_hand(torch.cat([first, last]))
+    assert found["act"] is not None and dict(found["act"].counts) == want
+    plain = OutputWatch(model)
+    with plain:
+        model(x)
+    assert all(m.histogram is None for m in plain.finish().outputs)
+    assert plain.histogram_seconds == 0
+
+
+def test_histograms_of_big_outputs_are_of_the_part_that_is_measured() -> None:
+    x = torch.randn(64, 4096)
+    model = nn.Sequential(nn.Identity())
+    watch = OutputWatch(model, histograms=True)
+    with watch:
+        model(x)
+    (found,) = [m.histogram for m in watch.finish().outputs]
+    part = thin(x, -1)
+    assert found is not None and part.shape == (8, 4096)
+    assert dict(found.counts) == by_hand(part) and found.stride == 8
+
+
+def test_one_tensor_is_counted_as_many_are() -> None:
+    for x in (torch.randn(3, 5), torch.randn(40, 50).T, torch.zeros(4), torch.randn(4).double(),
+              torch.full((9,), math.nan), torch.tensor(2.0), torch.randn(7).half()):  # fmt: skip
+        assert kernels.exponents_of(x) == kernels.exponents([x])[0]

@@ -7,11 +7,8 @@ from pathlib import Path
 import pytest
 
 from gradmend.records.finding import Evidence
-from gradmend.records.prescription import Prescription
-from gradmend.records.script import Place, ScriptFacts
 from gradmend.registry import rules
 from gradmend.renderers.finding_cards import FIGURES, SHOWN_BY, figure_for, finding_cards
-from gradmend.renderers.how_to_apply import lines_for
 
 _spec = importlib.util.spec_from_file_location("reports", Path(__file__).with_name("reports.py"))
 assert _spec is not None and _spec.loader is not None
@@ -80,19 +77,3 @@ def test_foreign_text_stays_text(text: str) -> None:
     shown = "".join(finding_cards(reports.hostile(text), {"ledger"}))
     assert "<script>alert" not in shown and "<img" not in shown
     assert "\u202e" not in shown and "\x1b" not in shown
-
-
-def test_the_line_to_type_fits_what_the_report_is_of() -> None:
-    look = reports.deep(4)
-    assert [line.code for line in lines_for(look)] == [
-        "gradmend.fix(model, batches, loss_fn, optimizer=optimizer)"
-    ]
-    script = replace(look, script=ScriptFacts(model_place=Place(file="/a/b/my train.py", line=3)))
-    assert lines_for(script)[0].code == "gradmend fix 'my train.py'"
-    repaired = replace(script, prescription=reports.repaired().prescription)
-    assert [line.code for line in lines_for(repaired)] == [
-        "gradmend run --with prescription.json 'my train.py'",
-        'gradmend.apply("prescription.json", model, optimizer=optimizer)',
-    ]
-    nothing = replace(look, prescription=Prescription())
-    assert lines_for(nothing)[0].code.startswith("gradmend.fix")

@@ -34,7 +34,9 @@ def inside(name: str, *children: Entry) -> Entry:
 
 
 def books_of(root: Entry) -> dict[str, Any]:
-    ledger = Ledger(cotangent="loss", total_decades=root.decades, unexplained_decades=0.0, root=root)
+    ledger = Ledger(
+        cotangent="loss", total_decades=root.decades, unexplained_decades=0.0, root=root
+    )
     return Books(ledger=ledger).plain()
 
 
@@ -140,7 +142,7 @@ def test_inner_levels_give_way_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_tree, "FINE", 20)
     plain = books_of(inside("", *blocks))
     assert len(tree_of(plain)) == 31
-    assert dict(plain["amount"]) == {k: 3 for k in range(1, 31)}
+    assert dict(plain["amount"]) == dict.fromkeys(range(1, 31), 3)
 
 
 def test_like_siblings_are_said_to_be_alike() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -19,19 +20,30 @@ from gradmend.records.history import Event, History, RunFacts
 from gradmend.records.report import Report
 from gradmend.records.trace import Trace
 
+Tell = Callable[[str, float | None], None]
+"""Told what is going on; how much of it is done is not known."""
 
-def examine(measure: Measurer) -> Report:
+
+def examine(measure: Measurer, tell: Tell = lambda text, share: None) -> Report:
     """Look, rehearse, judge, measure what is asked for, judge again.
 
     Where ``measure.steps`` names a number, the model is looked at once more after them.
+
+    Args:
+        measure: The model, and what may be measured on it.
+        tell: Told of each part before it begins.
     """
+    tell("looking at the gradient", None)
     trace = look(measure.model, measure.batch, measure.feeder, precision=measure.precision)
     if measure.optimizer is not None:
         trace = with_optimizer(trace, measure.optimizer, measure.model)
     learnable = any(p.reached for p in trace.parameters)
+    if learnable:
+        tell("taking a few steps on copies", None)
     rehearsal = measure.rehearse(trace) if learnable else None
     if rehearsal is not None:
         trace = replace(trace, rehearsed=rehearsed_of(rehearsal))
+    tell("asking the rules, and measuring what they ask for", None)
     found = diagnose(trace, measure if learnable else None)
     broken: list[str] = []
     history = rehearsal.history if rehearsal is not None else _history_of(trace)
@@ -40,6 +52,7 @@ def examine(measure: Measurer) -> Report:
     found = found.joined(judged(history, lambda error: broken.append(f"a rule failed: {error}")))
     after = None
     if measure.steps is not None and rehearsal is not None:
+        tell(f"looking again, {rehearsal.steps} steps on", None)
         after = look(
             measure.model,
             measure.batch,

@@ -39,6 +39,7 @@ class Pace:
 
     clock: Callable[[], float] = time.monotonic
     began: float = 0.0
+    """When this stretch of the work began; without shares, the last word of it."""
     first: float = 0.0
     """Share at the beginning of this stretch."""
     share: float | None = None
@@ -126,7 +127,7 @@ class _Line(ProgressColumn):
         drawn = line(
             task.description,
             self.pace.share,
-            task.elapsed or 0.0,
+            self.pace.clock() - self.pace.began,
             self.pace.left,
             width=self.console.width - 3,
             ascii=self.console.options.ascii_only,
@@ -172,9 +173,9 @@ def _terminal() -> bool:
 def _in_notebook() -> Iterator[Report]:
     """The same line in the cell that works, taken away when it is done."""
     display = importlib.import_module("IPython.display").display
-    pace, began = Pace(), time.monotonic()
+    pace = Pace()
     handle = display({"text/plain": ""}, raw=True, display_id=True)
-    last = began
+    last = pace.began
 
     def tell(text: str, share: float | None) -> None:
         nonlocal last
@@ -182,7 +183,7 @@ def _in_notebook() -> Iterator[Report]:
         now = time.monotonic()
         if now - last >= EVERY:
             last = now
-            drawn = line(text, share, now - began, pace.left, width=100)
+            drawn = line(text, share, now - pace.began, pace.left, width=100)
             handle.update({"text/plain": drawn}, raw=True)
 
     try:

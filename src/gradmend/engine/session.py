@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -77,6 +77,7 @@ def check(
     learning_rate: float = LEARNING_RATE,
     optimizer: torch.optim.Optimizer | None = None,
     second_batch: Batch | None = None,
+    tell: Callable[[str, float | None], None] | None = None,
 ) -> Report:
     """Look at a model on one batch and say what keeps its gradient from flowing.
 
@@ -95,6 +96,7 @@ def check(
         learning_rate: Of those steps, which Adam takes where no ``optimizer`` is given.
         optimizer: The one that trains the model: its copy takes those steps, and is judged too.
         second_batch: Another batch, for what one batch cannot decide.
+        tell: Called with a line on what is going on; silent where not given.
 
     Returns:
         The report; ``report.findings`` is ranked, the cause to start with first.
@@ -118,7 +120,8 @@ def check(
             learning_rate=learning_rate,
             steps=steps or None,
             seconds=CHEAP_SECONDS,
-        )
+        ),
+        tell or (lambda text, share: None),
     )
 
 

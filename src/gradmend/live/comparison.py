@@ -82,17 +82,17 @@ class Comparison(Source):
 
 
 def joint_state(states: Iterable[Any]) -> dict[str, Any]:
-    """The furthest step, the youngest writing; running as long as one runs."""
+    """The furthest step, the newest writing; running as long as one runs."""
     known = [state for state in states if state]
     if not known:
         return {}
     ranked = sorted(known, key=lambda s: (s["status"] != "running", s["status"] in _UNREADABLE))
     steps = [state["step"] for state in known if state["step"] is not None]
-    ages = [state["seconds"] for state in known if state["seconds"] is not None]
+    times = [state["written"] for state in known if state["written"] is not None]
     return {
         "status": ranked[0]["status"],
         "step": max(steps, default=None),
-        "seconds": min(ages, default=None),
+        "written": max(times, default=None),
         "running": sum(state["status"] == "running" for state in known),
         "runs": len(known),
     }

@@ -48,7 +48,7 @@ class Follower(Source):
         if found is None:
             return await self._make()
         if found.running and self.snapshot.state.get("status") != "killed":
-            await self._tell_state(changed=False)
+            await self._tell_state()
         if self._may_report() and self._stale(found, pulse(self.run.folder)):
             return await self._make()
         return found
@@ -77,7 +77,7 @@ class Follower(Source):
             running = self.snapshot.state.get("status") == "running"
             if now != seen or (running and clock - asked > PROOF):
                 asked = clock
-                await self._tell_state(changed=now != seen)
+                await self._tell_state()
                 seen = now
             found = self._material
             if found is None:
@@ -89,10 +89,9 @@ class Follower(Source):
                 self.publish(figures=self._gallery.versions)
             await asyncio.sleep(POLL)
 
-    async def _tell_state(self, *, changed: bool) -> None:
+    async def _tell_state(self) -> None:
         state = await aside(state_of, self.run)
-        same = {**state, "seconds": self.snapshot.state.get("seconds")} == self.snapshot.state
-        if changed or not same:
+        if state != self.snapshot.state:
             self.publish(state=state)
 
     def _stale(self, found: Material, now: Pulse) -> bool:
@@ -139,11 +138,10 @@ def state_of(run: Shown) -> dict[str, Any]:
     """How the run stands; ``gone`` where its folder went, ``damaged`` where it cannot be read."""
     written = written_at(run.folder)
     if written is None:
-        return {"status": "gone", "step": None, "seconds": None, "title": run.name}
-    seconds = round(max(0.0, time.time() - written), 3)
+        return {"status": "gone", "step": None, "written": None, "title": run.name}
     try:
         facts = manifest.read(run.folder)
     except BadInput:
-        return {"status": "damaged", "step": None, "seconds": seconds, "title": run.name}
+        return {"status": "damaged", "step": None, "written": written, "title": run.name}
     title = f"{facts.name or run.name}: {facts.status} (gradmend)"
-    return {"status": facts.status, "step": facts.steps, "seconds": seconds, "title": title}
+    return {"status": facts.status, "step": facts.steps, "written": written, "title": title}

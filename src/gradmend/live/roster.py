@@ -25,12 +25,12 @@ _HEADS = (
     ("steps", ""),
     ("time", ""),
     ("last loss", ""),
-    ("open findings", _LEFT),
+    ("open findings", ' style="text-align:left;padding-left:18px;white-space:normal"'),
     ("begun", ""),
 )
 _COMPARE = ("compare", "")
 _SIGNS = {"running": "●", "finished": "✓", "crashed": "✕", "killed": "✕", "stopped": "■"}
-_KINDS = {"running": "open", "finished": "good", "crashed": "bad", "killed": "bad"}
+_KINDS = {"finished": "good", "crashed": "bad", "killed": "bad"}
 
 
 class Roster(Source):
@@ -69,20 +69,20 @@ def list_html(rows: Sequence[Row], place: str, now: datetime) -> str:
     if not rows:
         return (
             "<h1>Waiting for a run</h1>"
-            f"<p>There is none in {isolate(place)} yet. It is shown here as soon as it begins: "
-            "<code>gradmend run train.py</code> in that folder, or "
-            f"<code>gradmend.watch(model, run=...)</code>.</p>"
+            f"<p>There is none in {isolate(place)} yet. It is shown here as soon as it begins.</p>"
+            "<p>Watch a script with <code>gradmend run train.py</code>, or a model in your own"
+            ' code with <code>gradmend.watch(model, run="gradmend-runs/NAME")</code>.</p>'
         )
     several = sum(not row.summary.problem for row in rows) > 1
     columns = (*_HEADS, _COMPARE) if several else _HEADS
     heads = "".join(f'<th scope="col"{style}>{head}</th>' for head, style in columns)
     lines = "".join(_line(row, now, several=several) for row in rows)
     # The script fills it in; a form would need a page that may send forms.
-    link = '<p><a id="compare" data-keep hidden></a></p>' if several else ""
+    link = '<p style="margin-top:16px"><a id="compare" data-keep hidden></a></p>' if several else ""
     return (
         f'<h1>{numbers.count(len(rows), "run")}</h1><p class="small">In {isolate(place)}.</p>'
-        f'<div class="scroll"><table class="runs"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{lines}</tbody></table></div>{link}"
+        '<div class="scroll"><table class="runs" style="white-space:nowrap">'
+        f"<thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>{link}"
     )
 
 
@@ -93,8 +93,9 @@ def address(name: str) -> str:
 
 def status_html(status: str) -> str:
     """A status by sign, word and colour."""
-    kind = _KINDS.get(status, "open")
-    return f'<span class="{kind}">{_SIGNS.get(status, "○")} {escape(status or "unknown")}</span>'
+    kind = ' style="color:var(--after)"' if status == "running" else ""
+    kind = kind or f' class="{_KINDS.get(status, "open")}"'
+    return f"<span{kind}>{_SIGNS.get(status, '○')} {escape(status or 'unknown')}</span>"
 
 
 def _line(row: Row, now: datetime, *, several: bool) -> str:
@@ -103,7 +104,8 @@ def _line(row: Row, now: datetime, *, several: bool) -> str:
     link = f'<td><a href="{escape(address(summary.name))}">{isolate(summary.name)}</a></td>'
     if summary.problem:
         wide = len(_HEADS) - 1 + several
-        problem = f'<td colspan="{wide}"{_LEFT}>{isolate(summary.problem)}</td>'
+        style = ' style="text-align:left;white-space:normal"'
+        problem = f'<td colspan="{wide}"{style}>{isolate(summary.problem)}</td>'
         return f'<tr data-key="{name}">{link}{problem}</tr>'
     cells = (
         status_html(run.status),

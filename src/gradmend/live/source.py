@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ class Snapshot:
     """Everything that a page shows, at one moment."""
 
     state: Mapping[str, Any] = field(default_factory=dict)
-    """``status``, ``step``, ``seconds`` since it was written; empty where not known yet."""
+    """``status``, ``step``, ``written`` (clock's time); empty where not known yet."""
     sections: Mapping[str, str] = field(default_factory=dict)
     """Inner markup by section; empty until the first report is there."""
     figures: Mapping[str, int] = field(default_factory=dict)
@@ -60,6 +61,8 @@ class Source(ABC):
         self.listeners += 1
         try:
             if self._task is None or self._task.done():
+                # What was seen last may be long ago; the page that connects is newer.
+                self.snapshot = Snapshot(figures=self.snapshot.figures)
                 self._task = asyncio.create_task(self.follow())
                 self._task.add_done_callback(lambda _: self._wake())
             yield
@@ -90,7 +93,7 @@ async def messages(source: Source) -> AsyncIterator[str]:
             beat, now = source.beat(), source.snapshot
             if now.state != state:
                 state = now.state
-                yield event("state", state)
+                yield event("state", aged(state))
             changed = {k: html for k, html in now.sections.items() if sections.get(k) != html}
             if changed:
                 sections = now.sections
@@ -106,6 +109,15 @@ async def messages(source: Source) -> AsyncIterator[str]:
                 await asyncio.wait_for(beat.wait(), SILENCE)
             except TimeoutError:
                 yield ": still here\n\n"
+
+
+def aged(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state as it is told: how long ago, for no two clocks are the same."""
+    told = dict(state)
+    if "written" in told:
+        written = told.pop("written")
+        told["seconds"] = None if written is None else round(max(0.0, time.time() - written), 3)
+    return told
 
 
 def event(name: str, value: Any) -> str:

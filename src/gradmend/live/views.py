@@ -86,8 +86,9 @@ def run_page(found: Material, name: str, source: str) -> str:
 
 
 def plain_page(title: str, html: str, *, source: str = "", id: str = FIRST) -> str:
-    """A page of one section."""
-    return document(f"{title} (gradmend)", [Section(id=id, title="", html=html)], source=source)
+    """A page of one section and no figures."""
+    section = Section(id=id, title="", html=html)
+    return document(f"{title} (gradmend)", [section], source=source, draws=())
 
 
 def problem_html(sentence: str) -> str:
@@ -117,7 +118,8 @@ def figure(folder: Path, name: str) -> Body | None:
 
 def compare_page(runs: Columns, folders: Mapping[str, Path], source: str) -> str:
     """The page of several runs side by side."""
-    return document("Runs side by side (gradmend)", _compared(runs, folders), source=source)
+    sections = _compared(runs, folders)
+    return document("Runs side by side (gradmend)", sections, source=source, draws=("lines",))
 
 
 def compare_sections(runs: Columns, folders: Mapping[str, Path]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.modules.module import register_module_forward_hook
 
 from gradmend.probe.recurrent import RECURRENT, Recurrences
-from gradmend.records.recurrence import Recurrence
+from gradmend.records.recurrence import Recurrence, thinned
 
 
 class Followed:
@@ -26,7 +26,7 @@ class Followed:
         self.notes: list[str] = []
 
     def records(self) -> tuple[Recurrence, ...]:
-        """Their books through time, without the curves; to be asked for after backward."""
+        """Their books through time, the curve thinned; to be asked for after backward."""
         found: list[Recurrence] = []
         try:
             found = self.calls.records(self.notes)
@@ -34,7 +34,12 @@ class Followed:
             self.notes.append(f"recurrent layers could not be gone through by step: {error}")
         finally:
             self.calls.release()
-        return tuple(replace(record, log10_grads=(), log10_jacobian=()) for record in found)
+        return tuple(
+            replace(
+                record, log10_curve=thinned(record.log10_grads), log10_grads=(), log10_jacobian=()
+            )
+            for record in found
+        )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from gradmend.probe.recurrent import RECURRENT
 from gradmend.probe.sample import Measure, merged
 from gradmend.probe.sheet import Measured
 from gradmend.probe.slopes import DeadUnits
+from gradmend.records.exponents import Exponents
 from gradmend.records.history import Column
 
 
@@ -108,6 +110,11 @@ class Entry:
         """The column."""
         return Column(name=self.name, module=self.path, kind=self.kind, order=self.order)
 
+    def histogram(self) -> Exponents | None:
+        """Of all calls together, where any was counted."""
+        counted = [m.exponents for m in self.measures if m.exponents is not None]
+        return functools.reduce(Exponents.merge, counted) if counted else None
+
 
 class Entries:
     """All columns of one watched call, in the order of the first measure of each."""
@@ -151,4 +158,4 @@ class Entries:
             if flags and flags[0].size and all(f.shape == flags[0].shape for f in flags):
                 dead.add(key, np.logical_and.reduce(flags) if len(flags) > 1 else flags[0])
             values["dead_share"] = dead.share(key) if flags else math.nan
-            yield Measured(column=entry.column(), values=values)
+            yield Measured(column=entry.column(), values=values, histogram=entry.histogram())

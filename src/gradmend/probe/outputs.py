@@ -9,6 +9,7 @@ with the graph.
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -37,7 +38,7 @@ from gradmend.probe.function_calls import DROPOUTS, FunctionCalls, attention_of,
 from gradmend.probe.observed_facts import input_facts, module_facts
 from gradmend.probe.quiet import Quiet, listen
 from gradmend.probe.recurrent import Recurrences
-from gradmend.probe.sample import Measure, measure, plain, thin
+from gradmend.probe.sample import Measure, histogram, measure, plain, thin
 from gradmend.probe.sheet import Measured as Measured
 from gradmend.probe.sheet import Sheet as Sheet
 from gradmend.probe.sheet import attention_row, recurrence_row
@@ -58,10 +59,16 @@ class OutputWatch:
         root: The model.
         dead: Dead units found so far, kept by the caller from one watched call to the next; may
             be shared by several models.
+        histograms: Count each output's entries by power of two as well.
     """
 
-    def __init__(self, root: nn.Module, dead: slopes.DeadUnits | None = None) -> None:
+    def __init__(
+        self, root: nn.Module, dead: slopes.DeadUnits | None = None, *, histograms: bool = False
+    ) -> None:
         self.root = root
+        self.histogram_seconds = 0.0
+        """What the histograms took so far."""
+        self._histograms = histograms
         self.dead = dead if dead is not None else slopes.DeadUnits()
         self.failure: str | None = None
         self.notes: list[str] = []
@@ -349,6 +356,10 @@ class OutputWatch:
         if values is None:
             return None
         found = measure(values, self._units_of(values), slope if values.dim() else None)
+        if self._histograms:
+            began = time.perf_counter()
+            found.exponents = histogram(values, self._units_of(values))
+            self.histogram_seconds += time.perf_counter() - began
         listen(x, found.norms)
         if not recording and CHECKPOINT not in self.notes and in_reentrant_checkpoint():
             self.notes.append(CHECKPOINT)

@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradmend.probe import kernels
 from gradmend.probe.kernels import backend
 from gradmend.probe.kernels._table import FORMATS
 from gradmend.probe.slopes import Flags, Slope, judge, revive
+from gradmend.records.exponents import Exponents
 
 ENTRIES = 1 << 15
 """Entries of an output up to which all are measured."""
@@ -50,8 +52,9 @@ class Measure:
     dead: Flags | None = None
     """Units without a slope, of an activation."""
     norms: list[float | Tensor] = field(default_factory=list)
-    """|dL/d output| of each backward pass, shape []; filled by the hook, which holds this list
-    and nothing else."""
+    """|dL/d output| of each backward pass, shape []; the hook fills it and holds nothing else."""
+    exponents: Exponents | None = None
+    """Of the part measured, where a histogram was asked for."""
 
 
 def plain(x: Tensor) -> Tensor | None:
@@ -117,6 +120,13 @@ def measure(x: Tensor, channel_dim: int, slope: Slope | None = None) -> Measure:
     if slope is not None and found.dead is None:
         found.flat, found.dead = judge(x, part, slope, channel_dim)
     return found
+
+
+def histogram(x: Tensor, channel_dim: int) -> Exponents:
+    """Powers of two of an output's entries; as for ``measure``, and of the same part."""
+    part = thin(x, channel_dim)
+    counts = kernels.exponents_of(part).counts
+    return Exponents(counts=counts, stride=max(1, round(x.numel() / part.numel())))
 
 
 def norm_of(grad: Tensor) -> float | Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gradmend.probe.attention import Attention
+from gradmend.records.exponents import Exponents
 from gradmend.records.history import Column
 from gradmend.records.recurrence import Recurrence
 
@@ -18,6 +19,8 @@ class Measured:
 
     column: Column
     values: Mapping[str, float]
+    histogram: Exponents | None = None
+    """Of the numbers themselves, where one was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MOST_POINTS = 200
+"""Points of a curve that are kept: a figure is a few hundred pixels wide."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recurrence:
@@ -29,6 +32,9 @@ class Recurrence:
     steps: int
     log10_grads: tuple[float, ...] = ()
     """log10 |dL/dh_t| of the loss itself, by step: everything that the loss reads is in it."""
+    log10_curve: tuple[tuple[int, float], ...] = ()
+    """(step, log10 |dL/dh_t|): what a look keeps of ``log10_grads``, at ``MOST_POINTS`` steps at
+    most, evenly, the first and the last among them. The first step is 1."""
     log10_jacobian: tuple[float, ...] = ()
     """log10 |g dh_T/dh_t| / |g|, by step: how much of a gradient g that starts at the last step
     alone arrives at each step. Zero at the last. Empty where only the loss's own is known."""
@@ -49,6 +55,19 @@ class Recurrence:
     """Mean opening of an LSTM's forget gate, in [0, 1]."""
     note: str = ""
     """What was left out, and why."""
+
+
+def thinned(logs: Sequence[float], most: int = MOST_POINTS) -> tuple[tuple[int, float], ...]:
+    """Evenly spread points of a curve over steps, its ends among them, as ``log10_curve``.
+
+    Args:
+        logs: One number by step, shape [steps].
+        most: Points, at least 2.
+    """
+    points = min(len(logs), most)
+    apart = (len(logs) - 1) / max(points - 1, 1)
+    kept = [round(point * apart) for point in range(points)]
+    return tuple((step + 1, float(logs[step])) for step in kept)
 
 
 def slope_back(logs: Sequence[float]) -> float:

@@ -279,7 +279,7 @@ class Trace:
     rehearsed: Rehearsed | None = None
     """The few steps taken on copies, where they were."""
     recurrences: tuple[Recurrence, ...] = ()
-    """What recurrent layers and cells do to the gradient through time, without the curves."""
+    """What recurrent layers and cells do to the gradient through time, the curve thinned."""
 
     @property
     def not_finite(self) -> bool:

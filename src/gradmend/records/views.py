@@ -22,13 +22,21 @@ if TYPE_CHECKING:
 class Views(Protocol):
     """What a notebook shows."""
 
-    def page(self, report: Report, history: History | None = None, *, folder: str = "") -> str:
+    def page(
+        self,
+        report: Report,
+        history: History | None = None,
+        *,
+        folder: str = "",
+        kept: str = "",
+    ) -> str:
         """HTML: the whole page in a frame, and its words for where frames are taken out.
 
         Args:
             report: What to show.
             history: The run, where it is a report on one.
-            folder: Where the run is written, where it is.
+            folder: Where the run can be read while this is drawn.
+            kept: Where it can be read afterwards, if it can.
         """
 
     def words(self, report: Report, history: History | None = None) -> str:

@@ -16,10 +16,12 @@ from gradmend.renderers import numbers
 from gradmend.renderers import words as looked
 from gradmend.renderers.html import render
 from gradmend.renderers.panel import panel_of, panel_words_of
+from gradmend.renderers.run_page import render_run_page
 from gradmend.renderers.run_text import render_run
 from gradmend.renderers.run_words import shell_word, verdict
 from gradmend.renderers.text import render as as_text
 from gradmend.renderers.visible import escape
+from gradmend.store.reader import open_run
 
 MOST_BYTES = 2_000_000
 """Of a page inside a notebook, which keeps it with its cells (our choice: a tenth of what GitHub
@@ -32,23 +34,26 @@ COLUMNS = 100
 """Of text in a notebook's output."""
 
 
-def page(report: Report, history: History | None = None, *, folder: str = "") -> str:
+def page(
+    report: Report, history: History | None = None, *, folder: str = "", kept: str = ""
+) -> str:
     """The page of a report in a frame; without it, and said so, where it is too large.
 
     Args:
         report: What to show.
         history: The run, where it is a report on one: its text is fuller.
-        folder: Where the run is written, where it is.
+        folder: Where the run can be read while this is drawn: its figures are made from it.
+        kept: Where it can be read afterwards, if it can.
     """
     text = words(report, history)
-    kept = text if len(text) <= MOST_WORDS else text[:MOST_WORDS] + "\n(cut here)\n"
-    told = f"<pre style='overflow-x:auto'>{html.escape(kept)}</pre>"
-    whole = render(report)
+    short = text if len(text) <= MOST_WORDS else text[:MOST_WORDS] + "\n(cut here)\n"
+    told = f"<pre style='overflow-x:auto'>{html.escape(short)}</pre>"
+    whole = render_run_page(report, open_run(folder)) if folder else render(report)
     size = len(whole.encode())
     if size > MOST_BYTES:
         where = (
-            f"gradmend live {shell_word(folder)}"
-            if folder
+            f"gradmend live {shell_word(kept)}"
+            if kept
             else "open('report.html', 'w').write(gradmend.renderers.html.render(report))"
         )
         return (
@@ -59,7 +64,7 @@ def page(report: Report, history: History | None = None, *, folder: str = "") ->
         )
     title = escape(f"gradmend: {_sentence(report)}")
     return (
-        f'<iframe title="{title}" srcdoc=\'{_quoted(whole)}\' sandbox="allow-scripts'
+        f'<iframe title="{title}" srcdoc=\'{_quoted(_framed(whole))}\' sandbox="allow-scripts'
         ' allow-downloads" style="width:100%;height:' + f"{HEIGHT}px;border:1px solid"
         ' rgba(128,128,128,.35);border-radius:8px;resize:vertical"></iframe>'
         f"<details><summary>As text: {escape(_sentence(report))} (The page above is"
@@ -90,6 +95,16 @@ def panel_words(history: History, findings: list[Finding]) -> str:
 
 def _sentence(report: Report) -> str:
     return verdict(report) if report.watched is not None else looked.verdict_sentence(report)
+
+
+def _framed(document: str) -> str:
+    """A page whose links to its own places stay inside of it.
+
+    In a frame without an address ``#place`` counts from the notebook's, which would then be loaded
+    in the page's stead. The script, behind all links, is left as it is: its hash lets it run.
+    """
+    body, mark, rest = document.partition("<script")
+    return body.replace('href="#', 'href="about:srcdoc#') + mark + rest
 
 
 def _quoted(document: str) -> str:

@@ -93,8 +93,6 @@ class Plot:
     """(position, text) instead of numbers."""
     y_percent: bool = False
     marks: list[str] = field(default_factory=list)
-    readout: str = ""
-    """Id of the embedded list of lines shown under the pointer, left to right."""
 
     def place(self, point: Point) -> Point:
         """A value pair in units of the SVG."""
@@ -141,11 +139,10 @@ class Plot:
             labels.append(
                 f'<span class="xt{side}" style="left:{100 * share:.2f}%">{escape(text)}</span>'
             )
-        readout = f' data-readout="{escape(self.readout)}"' if self.readout else ""
         return (
             f'<div class="plot" role="img" aria-label="{escape(self.words)}">'
             f'<div class="ytitle">{escape(self.y_title)}</div>'
-            f'<div class="frame" style="height:{self.height}px"{readout}>'
+            f'<div class="frame" style="height:{self.height}px">'
             f'<svg viewBox="0 0 {WIDE:.0f} {self.height}" preserveAspectRatio="none" '
             f'aria-hidden="true">{"".join(grid)}{"".join(self.marks)}</svg>{"".join(labels)}</div>'
             f'<div class="xtitle">{escape(self.x_title)}</div></div>'

@@ -181,4 +181,6 @@ def _axis(scale: plot.Scale) -> Markup:
             f'<line x1="{x}" x2="{x}" y1="0" y2="5"/>'
             f'<text x="{x}" y="18" text-anchor="middle">{escape(plot.tick(value))}</text>'
         )
-    return Markup(f'<svg class="dots dots-axis" aria-hidden="true" height="22">{"".join(labels)}</svg>')
+    return Markup(
+        f'<svg class="dots dots-axis" aria-hidden="true" height="22">{"".join(labels)}</svg>'
+    )

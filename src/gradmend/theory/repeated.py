@@ -17,6 +17,9 @@ MONOTONE = 0.9
 """Share of neighbouring calls between which the gradient must change in one direction: calls that
 do not feed each other (twins, heads) have no direction."""
 
+ZERO = -400.0
+"""Decades that stand for a gradient of exactly zero, so that slopes stay finite."""
+
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
@@ -67,7 +70,7 @@ def repeated_modules(trace: Trace, monotone: float = MONOTONE) -> Iterator[Repea
         sizes = sizes[~np.isnan(sizes)]
         if len(sizes) < FEWEST_CALLS:
             continue
-        sizes = np.where(np.isneginf(sizes), -400.0, sizes)
+        sizes = np.where(np.isneginf(sizes), ZERO, sizes)
         steps = np.diff(sizes)
         if not steps.size or max(np.mean(steps > 0), np.mean(steps < 0)) < monotone:
             continue

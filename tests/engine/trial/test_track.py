@@ -1,4 +1,4 @@
-"""One model, lent to arm after arm: stopped where nothing moves, trained on while it gets better."""
+"""One model, lent to arm after arm: stopped where nothing moves, trained on while it improves."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -202,6 +203,22 @@ def test_the_last_line_of_a_cell_shows_a_report_with_its_text_beside_it() -> Non
     assert "<iframe" in data["text/html"] and "GRADIENT LEDGER" in data["text/plain"]
     formatter.active_types = ["text/plain"]
     assert set(formatter.format(report)[0]) == {"text/plain"}
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_the_page_of_a_watch_holds_the_runs_figures_wherever_it_was_kept(
+    written: bool, tmp_path: Path
+) -> None:
+    # given a run in memory, or one on disk
+    model, optimizer = parts()
+    run = tmp_path / "run" if written else None
+    with gradmend.watch(model, optimizer, run=run, looks=False, budget="all") as seen:
+        train(model, optimizer, 8)
+    # then the page draws its loss, and nothing is left behind
+    shown = seen._repr_html_()
+    assert 'data-figure="training"' in shown and 'id="spec-training"' in shown
+    assert seen.history().run.steps == 8 and seen.history().run.status == "finished"
+    assert [each.name for each in tmp_path.iterdir()] == (["run"] if written else [])
 
 
 # ---- the display itself

@@ -34,7 +34,9 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     """Writes a history into a folder of its own and opens it."""
     count = 0
 
-    def write(history: History, histograms: Histograms | None = None) -> RunReader:
+    def write(
+        history: History, histograms: Histograms | None = None, of: str = "gradient"
+    ) -> RunReader:
         nonlocal count
         count += 1
         folder = tmp_path / f"run{count}"
@@ -44,7 +46,8 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
             for row, step in enumerate(table.steps):
                 writer.append(name, int(step), {q: v[row] for q, v in table.values.items()})
         for step, counts in (histograms or {}).items():
-            writer.histogram("gradient", step, counts)
+            for told in ("gradient", "output") if of == "both" else (of,):
+                writer.histogram(told, step, counts)
         for event in history.events:
             writer.event(event)
         writer.close()

@@ -71,9 +71,12 @@ BINS = {3: {0: Exponents(counts={-30: 5, -10: 15}), 2: Exponents(counts={-9: 4},
 
 
 def test_a_run_with_everything(runs: ModuleType, disk: Any) -> None:
-    reader = disk(runs.run(clip=True), BINS)
+    reader = disk(runs.run(clip=True), BINS, "both")
     found = every(reader)
     assert list(found) == [entry.id for entry in catalogue.CATALOGUE]
+    assert catalogue.figures(reader)["histograms"] == (
+        "hist-gradient-depth", "hist-gradient-time", "hist-output-depth", "hist-output-time",
+    )  # fmt: skip
     sections = list(catalogue.figures(reader))
     assert sections == ["heat", "histograms", "ratio", "training", "books", "depth", "time",
                         "attention"]  # fmt: skip
@@ -111,7 +114,7 @@ def test_a_run_of_nothing(disk: Any, runs: ModuleType, tmp_path: Path) -> None:
 
 
 def test_one_step(runs: ModuleType, disk: Any) -> None:
-    found = every(disk(runs.run(1), {0: BINS[3]}))
+    found = every(disk(runs.run(1), {0: BINS[3]}, "both"))
     assert len(found) == len(catalogue.CATALOGUE)
     assert all(len(f.at) == 1 for name, f in found.items() if f.x.label == "optimizer step")
 
@@ -247,7 +250,7 @@ def test_what_is_no_figure(runs: ModuleType, disk: Any) -> None:
 def test_nothing_is_unpacked_to_know_which_there_are(
     runs: ModuleType, disk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = disk(runs.run(clip=True), BINS)
+    reader = disk(runs.run(clip=True), BINS, "both")
 
     def never(*_: object) -> None:
         raise AssertionError("a blob was unpacked")

@@ -13,7 +13,7 @@ from gradmend.records.exponents import Exponents
 from gradmend.records.history import History
 from gradmend.renderers.page.figure import Heat
 from gradmend.renderers.run_figures import catalogue
-from gradmend.renderers.run_figures.compare import COMPARED, overlay
+from gradmend.renderers.run_figures.compare import COMPARED, _placed, overlay
 from gradmend.renderers.run_figures.smaller import smaller
 
 
@@ -37,6 +37,14 @@ def test_lines_of_several_runs(runs: ModuleType, disk: Any, name: str) -> None:
             expected = expected if name == "compare-loss" else 10.0**expected
         assert figure.at[known].tolist() == steps.tolist()
         assert series.values[known] == pytest.approx(expected)
+
+
+def test_a_line_goes_on_between_its_own_points_and_not_beyond_them() -> None:
+    at = np.arange(7)
+    placed = _placed(at, np.array([1, 3, 5]), np.array([10.0, 30.0, -np.inf]))
+    assert placed[1:4].tolist() == [10.0, 20.0, 30.0]
+    assert placed[5] == -np.inf
+    assert np.isnan(placed[[0, 6]]).all()
 
 
 def test_nothing_to_compare(disk: Any) -> None:

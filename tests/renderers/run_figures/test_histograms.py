@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradmend.errors import UnknownName
 from gradmend.records.exponents import Exponents
-from gradmend.renderers.run_figures.histograms import over_depth, over_time
+from gradmend.renderers.run_figures import catalogue
+from gradmend.renderers.run_figures.histograms import GRADIENTS, OUTPUTS
+
+over_depth, over_time = GRADIENTS.over_depth, GRADIENTS.over_time
 
 
 def test_over_depth_against_the_counts(runs: ModuleType, disk: Any) -> None:
@@ -72,3 +76,36 @@ def test_exponents_of_double_precision_share_rows(runs: ModuleType, disk: Any) -
 
 def test_empty_histograms_are_none(runs: ModuleType, disk: Any) -> None:
     assert over_depth(disk(runs.run(5), {0: {0: Exponents()}})) is None
+
+
+def test_outputs_share_the_figures(runs: ModuleType, disk: Any) -> None:
+    # given histograms of three outputs, of which the last is about to overflow
+    counts = {at: Exponents(counts={at * 7 + 2: 3, -1: 1}) for at in range(3)}
+    reader = disk(runs.run(20), {0: counts, 5: counts}, "output")
+    figure = OUTPUTS.over_depth(reader)
+    assert figure is not None and figure.id == "hist-output-depth"
+    assert figure.categories == ("layers.0", "layers.1", "layers.2")
+    assert figure.title == "Output histograms over depth"
+    assert figure.rows[0] == "2^16" and figure.rows[1] == "2^15 (largest float16)"
+    assert figure.values[:, 2].tolist() == [0.75, *[0.0] * 16, 0.25]
+    assert "From 2^16 on float16 is infinite" in figure.caption
+    # and over time every choice can be built, by the catalogue too
+    figure = OUTPUTS.over_time(reader)
+    assert figure is not None and figure.at.tolist() == [0, 5]
+    assert "(the smallest output of all)" in figure.caption
+    assert figure.choices[0][0] == "hist-output-time"
+    for name, label in figure.choices[1:]:
+        other = catalogue.build(reader, name)
+        assert other is not None and other.id == name and label in other.caption
+    # and gradients have none
+    assert GRADIENTS.over_depth(reader) is None and GRADIENTS.over_time(reader) is None
+    with pytest.raises(UnknownName, match="no such output"):
+        catalogue.build(reader, "hist-output-time:elsewhere")
+
+
+def test_only_columns_that_were_counted_are_offered(runs: ModuleType, disk: Any) -> None:
+    # given an output of zeros only, and one that was never counted
+    counts = {0: Exponents(), 1: Exponents(counts={0: 1})}
+    figure = OUTPUTS.over_time(disk(runs.run(20), {0: counts}, "output"))
+    assert figure is not None
+    assert figure.choices == (("hist-output-time", "layers.1: smallest output"),)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradmend.records.recurrence import Recurrence
+from gradmend.records.recurrence import Recurrence, thinned
 from gradmend.records.trace import Run, Trace
 from gradmend.renderers.run_figures.attention import ENTROPY, logits
 from gradmend.renderers.run_figures.through_time import over_steps, through_time_of
@@ -41,7 +41,8 @@ def test_an_lstm_over_steps(runs: ModuleType, disk: Any) -> None:
 def test_the_gradient_at_each_time_step_of_a_look() -> None:
     # given curves of different lengths, and a layer whose curve was not kept
     def layer(name: str, logs: tuple[float, ...], **facts: Any) -> Recurrence:
-        return Recurrence(name=name, kind="LSTM", steps=5, log10_grads=logs, **facts)
+        curve = thinned(logs)
+        return Recurrence(name=name, kind="LSTM", steps=len(logs), log10_curve=curve, **facts)
 
     trace = Trace(
         run=Run(model="Net"),
@@ -60,6 +61,28 @@ def test_the_gradient_at_each_time_step_of_a_look() -> None:
     assert second.name == "b, LSTM, layer 1, backward"
     assert through_time_of(Trace(run=Run(model="Net"))) is None
     assert through_time_of(replace(trace, recurrences=trace.recurrences[2:])) is None
+
+
+def test_long_curves_of_different_lengths() -> None:
+    # given straight curves of which 200 points were kept, one with zeros at its beginning
+    long = [-0.01 * (1000 - t) for t in range(1, 1001)]
+    short = [-math.inf] * 100 + [-0.02 * (700 - t) for t in range(101, 701)]
+    records = tuple(
+        Recurrence(name=name, kind="GRU", steps=len(logs), log10_curve=thinned(logs))
+        for name, logs in (("long", long), ("short", short))
+    )
+    figure = through_time_of(Trace(run=Run(model="Net"), recurrences=records))
+    # then both end together, what is between kept points lies on the line, and zeros stay zeros
+    assert figure is not None and len(figure.at) == 200
+    assert figure.at[0] == 1 and figure.at[-1] == 1000
+    first, second = figure.series
+    assert np.array_equal(first.values, np.array(long)[figure.at - 1])
+    assert np.isnan(second.values[figure.at < 301]).all()
+    assert np.isneginf(second.values[(figure.at >= 301) & (figure.at < 398)]).all()
+    later = figure.at > 405
+    expected = np.array(short)[figure.at[later] - 301]
+    np.testing.assert_allclose(second.values[later], expected, atol=1e-12)
+    assert "200 of 1,000 time steps are drawn" in figure.caption
 
 
 def test_attention_against_the_store(runs: ModuleType, disk: Any) -> None:

@@ -320,7 +320,9 @@ class Observer(Listener):
         # An evaluation that forgot no_grad is not what is trained; a training in eval mode is.
         trains = root.training or self._in_eval
         if self.due("outputs") and self._outputs is None and trains and self._turn(root):
-            self._outputs = OutputWatch(root, self._sheets.dead)
+            # Only a folder keeps histograms.
+            counts = self.record.writer is not None and self.due("output-histograms")
+            self._outputs = OutputWatch(root, self._sheets.dead, histograms=counts)
             self._outputs.__enter__()
         self._root_began = time.perf_counter()
 
@@ -345,9 +347,12 @@ class Observer(Listener):
         if watch is not None and watch.root is root:
             watch.__exit__(None, None, None)
             # Hooks ran inside the user's forward pass: what it took longer than usual is ours.
-            extra = max(0.0, seconds - usual) if usual == usual else 0.0
-            self.own_seconds += extra
+            counting = watch.histogram_seconds
+            extra = max(0.0, seconds - usual - counting) if usual == usual else 0.0
+            self.own_seconds += extra + counting
             self._cost["outputs"] = self._cost.get("outputs", 0.0) + extra
+            if counting:
+                self._cost["output-histograms"] = counting
         else:
             self._root_seconds[id(root)] = (
                 seconds if usual != usual else 0.9 * usual + 0.1 * seconds
@@ -380,7 +385,11 @@ class Observer(Listener):
         watch.__exit__(None, None, None)  # again, should the call's end have gone unheard
         with self.tier("outputs"):
             scale = math.log10(self._scale) if self._scale and self._loss_is_scaled else 0.0
-            failure = self._sheets.add(self.step, watch.root, watch.finish(), scale)
+            sheet = watch.finish()
+            failure = self._sheets.add(self.step, watch.root, sheet, scale)
+        if watch.histogram_seconds:
+            with self.tier("output-histograms"):
+                self._sheets.histograms(self.step, watch.root, sheet)
         if failure is not None:
             self.failed(RuntimeError(failure.strip().splitlines()[-1]))
 
@@ -548,7 +557,8 @@ class Observer(Listener):
             self._orphans()
             if thorough:
                 row["underflow_share"][indices] = accounts.underflow_share(grads)
-                self._histograms(grads, indices)
+        if thorough:
+            self._histograms(grads, indices)
         self._notice(norm, quantities["state"], indices)
         if self.due("looks") and self.calls:
             with self.tier("looks"):
@@ -573,7 +583,9 @@ class Observer(Listener):
                 row[name][[at for at, _ in lost]] = values
 
     def _histograms(self, grads: list[Tensor | None], indices: np.ndarray) -> None:
-        if self.record.writer is not None and self.due("histograms"):
+        if self.record.writer is None or not self.due("histograms"):
+            return
+        with self.tier("histograms"):
             counts = kernels.exponents(grads, stride=8)
             self.record.histogram(
                 "gradient",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +107,22 @@ class Record:
         """Write what is left and let go of the folder."""
         self.flush()
         self.drop()
+
+    @contextmanager
+    def as_folder(self, folder: Path | None) -> Iterator[Path]:
+        """The run as a folder that can be read: its own, or what is remembered in a passing one.
+
+        Args:
+            folder: Where it was written, if it was. It is not written any more.
+        """
+        if folder is not None:
+            yield folder
+            return
+        # A reader lets go of its file when it is collected: elsewhere than here.
+        with TemporaryDirectory(prefix="gradmend-", ignore_cleanup_errors=True) as passing:
+            self.open(Path(passing) / "run")
+            self.close()
+            yield Path(passing) / "run"
 
     def history(self) -> History:
         """What is remembered of the run."""

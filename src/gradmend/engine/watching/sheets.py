@@ -54,6 +54,20 @@ class Sheets:
             self._say_input(step, plain)
         return sheet.failure
 
+    def histograms(self, step: int, root: nn.Module, sheet: Sheet) -> None:
+        """Write the histograms of a sheet that was added, where it has any."""
+        places = {name: at for at, name in enumerate(self._columns.get("output", ()))}
+        counts = {
+            places[self._name(root, item)]: item.histogram
+            for item in sheet.outputs
+            if item.histogram is not None and item.histogram.counts
+        }
+        if counts:
+            self.record.histogram("output", step, counts)
+
+    def _name(self, root: nn.Module, item: Measured) -> str:
+        return self.roster.path(root, item.column.name) or "(the model)"
+
     def unrecorded(self, step: int, root: nn.Module, path: str, why: str) -> None:
         """A module with trainable parameters ran without recording a graph."""
         self._say(step, "unrecorded", self.roster.path(root, path), {"why": why})
@@ -72,7 +86,7 @@ class Sheets:
         before = len(columns)
         rows: dict[str, Mapping[str, float]] = {}
         for item in measured:
-            name = self.roster.path(root, item.column.name) or "(the model)"
+            name = self._name(root, item)
             rows[name] = item.values
             if name not in columns:
                 path = item.column.module

@@ -154,14 +154,20 @@ class Watch:
         tiers = {
             "pulse": Tier(share=0.30),
             "rows": Tier(
-                share=0.30, stride=1 if everything else 10, cost_in_steps=0.2, warms_up=True
+                share=0.28, stride=1 if everything else 10, cost_in_steps=0.2, warms_up=True
             ),
             "outputs": Tier(
                 share=0.15, stride=5 if everything else 20, cost_in_steps=3.0, warms_up=True
             ),
             "looks": Tier(share=0.10, stride=200, cost_in_steps=30.0),
             "graph": Tier(share=0.03, stride=25, cost_in_steps=0.1),
-            "histograms": Tier(share=0.05, stride=50),
+            "histograms": Tier(
+                share=0.03, stride=1 if everything else 20, cost_in_steps=0.1, warms_up=True
+            ),
+            # With the outputs, or not at all: where several models take turns, each has its own.
+            "output-histograms": Tier(
+                share=0.04, stride=5 if everything else 20, cost_in_steps=0.2, warms_up=True
+            ),
             "rules": Tier(share=0.07, stride=10 if everything else 25, cost_in_steps=1.0),
         }
         return self._kind(
@@ -263,6 +269,9 @@ class Watch:
 
     def _panel(self) -> Bundle:
         history = self.history()
+        # Drawn at an iteration's end, when it is not counted yet.
+        steps = max(history.run.steps, history.step + 1)
+        history = replace(history, run=replace(history.run, steps=steps))
         found = [spell.finding for spell in self.live.open]
         return {
             "text/html": views().panel(history, found),
@@ -271,11 +280,10 @@ class Watch:
 
     def _page(self) -> Bundle:
         report, history = self.report(), self.history()
-        folder = "" if self.folder is None else str(self.folder)
-        return {
-            "text/html": views().page(report, history, folder=folder),
-            "text/plain": views().words(report, history),
-        }
+        kept = "" if self.folder is None else str(self.folder)
+        with self.record.as_folder(self.folder) as folder:
+            html = views().page(report, history, folder=str(folder), kept=kept)
+        return {"text/html": html, "text/plain": views().words(report, history)}
 
     # ---- called by the observer, inside the training
 

@@ -32,6 +32,7 @@ from gradmend.probe.kernels._rows import log10_rms as log10_rms
 from gradmend.probe.kernels._rows import mean_share as mean_share
 from gradmend.probe.kernels._rows import zero_share as zero_share
 from gradmend.probe.kernels._sweep import exponents as exponents
+from gradmend.probe.kernels._sweep import exponents_of as exponents_of
 from gradmend.probe.kernels._sweep import launch as launch
 from gradmend.probe.kernels._sweep import sweep as sweep
 

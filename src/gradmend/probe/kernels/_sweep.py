@@ -6,13 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from gradmend.probe.kernels import _torch
 from gradmend.probe.kernels._backend import compiled
 from gradmend.probe.kernels._flat import unseen
 from gradmend.probe.kernels._pending import Pending, fetch
 from gradmend.probe.kernels._rows import BLOCK, Floats, Integers, blocks, combine, nothing
-from gradmend.probe.kernels._table import ENTRIES, FLOAT64, FORMAT, OFFSET, PERIOD, Located, locate
+from gradmend.probe.kernels._table import (
+    ENTRIES,
+    FLOAT64,
+    FORMAT,
+    FORMATS,
+    OFFSET,
+    PERIOD,
+    Located,
+    locate,
+)
 from gradmend.records.exponents import Exponents
 
 # Exponent of the least subnormal number, by format in the order of `_table.FORMATS`.
@@ -72,7 +82,7 @@ def exponents(tensors: Sequence[Any], *, stride: int = 1, turn: int = 0) -> list
     others = _choose(located, BLOCK, None, turn, stride, strides)
     table = located.table
     wide = bool((table[:, FORMAT] == FLOAT64).any())
-    counts = np.zeros((len(tensors), 2098 if wide else 278), dtype=np.int64)
+    counts = np.zeros((len(tensors), _fields(wide)), dtype=np.int64)
     if table[:, ENTRIES].any():
         from gradmend.probe.kernels import _numba
 
@@ -88,6 +98,32 @@ def exponents(tensors: Sequence[Any], *, stride: int = 1, turn: int = 0) -> list
             for owner, record in zip(owners, _records(counts, least, strides[owners]), strict=True):
                 result[owner] = record
     return result
+
+
+def exponents_of(x: Tensor) -> Exponents:
+    """Count the numbers of one plain tensor; to be called where nothing is recorded.
+
+    The same as ``exponents`` of it alone, at a tenth of the Python: inside a forward pass there is
+    a tensor at a time.
+    """
+    form = FORMATS.get(x.dtype)
+    if form is None or not x.is_cpu or x.is_neg() or not compiled():
+        return exponents([x])[0]
+    from gradmend.probe.kernels import _numba
+
+    x = x.contiguous()
+    table = np.array([[x.data_ptr(), x.numel(), form, 1, 0, 0]], dtype=np.int64)
+    counts = np.zeros((1, _fields(form == FLOAT64)), dtype=np.int64)
+    _numba.exponents(table, BLOCK, counts)
+    (found,) = counts
+    (bins,) = found.nonzero()
+    least = int(LEAST[form])
+    return Exponents(counts=dict(zip((bins + least).tolist(), found[bins].tolist(), strict=True)))
+
+
+def _fields(wide: bool) -> int:
+    """Powers of two of float64, or of all narrower formats."""
+    return 2098 if wide else 278
 
 
 def _choose(

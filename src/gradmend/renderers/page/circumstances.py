@@ -58,13 +58,15 @@ def circumstances(report: Report) -> list[str]:
         pairs.append(("made", isolate(report.made_at)))
     facts = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in pairs)
     kept = (
-        "The page holds the whole report as JSON."
-        if is_small(report)
-        else "The page holds the report as JSON without its per-operation records, which are "
-        f"more than {MOST_OPERATIONS}; `gradmend` writes them with --json."
+        "without its per-operation records, which are more than"
+        f" {MOST_OPERATIONS}; `gradmend` writes them with --json"
     )
-    link = '<a id="download" download="gradmend-report.json" href="#report-data">Download it</a>'
-    return [f'<dl class="pairs">{facts}</dl><p class="small">{escape(kept)} {link}</p>']
+    less = "" if is_small(report) else f", {kept}"
+    link = (
+        '<a id="download" download="gradmend-report.json" href="#circumstances">Download the report'
+        " as JSON</a>"
+    )
+    return [f'<dl class="pairs">{facts}</dl><p class="small">{link}{escape(less)}.</p>']
 
 
 def _of_run(run: Watched) -> list[tuple[str, str]]:

@@ -8,50 +8,52 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import rcssmin
+import rjsmin
+
 from gradmend.records.ledger import CAUSES
 from gradmend.renderers.page.figure import Figure
 from gradmend.renderers.visible import escape, json_for_script
 
-STYLES = ("base.css", "vendor/uPlot.min.css", "figures.css", "ledger.css")
-SCRIPTS = (
-    "vendor/uPlot.iife.min.js",
-    "js/core.js",
-    "js/mount.js",
-    "js/page.js",
-    "js/tools.js",
-    "js/marks.js",
-    "js/colours.js",
-    "js/lines.js",
-    "js/heat.js",
-    "js/books.js",
-    "js/waterfall.js",
-    "js/treegrid.js",
-    "js/ledger.js",
-    "js/copy.js",
-    "js/report.js",
-    "js/live.js",
-)
-"""In this order in the one script of a page."""
-DRAWING = frozenset(
-    {
-        "vendor/uPlot.min.css",
-        "vendor/uPlot.iife.min.js",
-        "js/marks.js",
-        "js/colours.js",
-        "js/lines.js",
-        "js/heat.js",
-    }
-)
-"""What a page without figures to be drawn does without: half of its size."""
+STYLES = {
+    "base.css": (),
+    "vendor/uPlot.min.css": ("lines",),
+    "figures.css": (),
+    "ledger.css": (),
+}
+SCRIPTS: dict[str, tuple[str, ...]] = {
+    "vendor/uPlot.iife.min.js": ("lines",),
+    "js/core.js": (),
+    "js/mount.js": (),
+    "js/page.js": (),
+    "js/tools.js": ("lines", "heat", "ledger"),
+    "js/marks.js": ("lines", "heat"),
+    "js/colours.js": ("heat",),
+    "js/series.js": ("lines",),
+    "js/lines.js": ("lines",),
+    "js/lines_svg.js": ("lines",),
+    "js/matrix.js": ("heat",),
+    "js/heat.js": ("heat",),
+    "js/books.js": ("ledger",),
+    "js/waterfall.js": ("ledger",),
+    "js/treegrid.js": ("ledger",),
+    "js/ledger.js": ("ledger",),
+    "js/copy.js": (),
+    "js/report.js": (),
+    "js/live.js": ("live",),
+}
+"""Each file with the kinds of figures that need it, none where every page does; in this order in
+the one script of a page."""
+DRAWN = ("lines", "heat")
+"""Kinds of figures that a watched run has."""
 ICON = '<link rel="icon" href="data:,">\n'
 """None: a browser asks a server for one unless told."""
-ONLY_LIVE = frozenset({"js/live.js"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,7 @@ def document(
     figures: Sequence[Figure] = (),
     islands: Mapping[str, Any] | None = None,
     source: str = "",
+    draws: Collection[str] = DRAWN,
 ) -> str:
     """Put a page together.
 
@@ -98,14 +101,14 @@ def document(
         figures: Those whose numbers the page holds; drawn wherever :func:`place` says.
         islands: Further JSON values the script reads, by element id.
         source: Path on the live server from which figures and changes come; empty for a file.
+        draws: Kinds of figures that may come from there.
 
     Returns:
         A complete document.
     """
-    left_out = frozenset() if figures or source else DRAWING
-    left_out |= frozenset() if source else ONLY_LIVE
-    style = "\n".join(_asset(name) for name in STYLES if name not in left_out)
-    script = "\n".join(_asset(name) for name in SCRIPTS if name not in left_out)
+    kinds = frozenset(figure.kind for figure in figures).union(("live", *draws) if source else ())
+    # At the head of the whole: that of each file would mean nothing in the middle.
+    style, script = _together(STYLES, kinds), f'"use strict";\n{_together(SCRIPTS, kinds)}'
     data = "".join(_island(name, value) for name, value in (islands or {}).items())
     data += "".join(_island(f"spec-{figure.id}", figure.plain()) for figure in figures)
     shown = [section for section in sections if section.html or source]
@@ -142,8 +145,9 @@ def _bar(sections: Sequence[Section], *, live: bool) -> str:
     home = '<a class="home" href="/">gradmend</a>' if live else '<span class="home">gradmend</span>'
     status = '<p id="status" role="status"></p>' if live else ""
     return (
-        f'<header class="bar"><div class="bar-in">{home}<nav aria-label="On this page">{links}'
-        '</nav><div class="tools"><input id="search" type="search" list="layers" '
+        f'<header class="topbar"><div class="topbar-in">{home}'
+        f'<nav aria-label="On this page">{links}</nav>'
+        '<div class="tools"><input id="search" type="search" list="layers" '
         'placeholder="Find a layer ( / )" aria-label="Find a layer" autocomplete="off" hidden>'
         '<datalist id="layers"></datalist>'
         '<button id="theme" type="button" hidden></button>'
@@ -165,9 +169,19 @@ def _island(name: str, value: Any) -> str:
     )
 
 
+def _together(assets: Mapping[str, tuple[str, ...]], kinds: frozenset[str]) -> str:
+    return "\n".join(
+        _asset(name) for name, needed in assets.items() if not needed or kinds.intersection(needed)
+    )
+
+
 @cache
 def _asset(name: str) -> str:
-    return files("gradmend.renderers.page").joinpath("assets", name).read_text(encoding="utf-8")
+    """A file of the page without comments and indentation: they are for those who read it."""
+    text = files("gradmend.renderers.page").joinpath("assets", name).read_text(encoding="utf-8")
+    if name.startswith("vendor/"):
+        return text
+    return str(rjsmin.jsmin(text) if name.endswith(".js") else rcssmin.cssmin(text))
 
 
 def _patterns() -> str:

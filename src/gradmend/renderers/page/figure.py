@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gradmend.records.history import Floats
 from gradmend.renderers.page.encoding import exact, quantised
+from gradmend.renderers.visible import visible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +66,8 @@ class Series:
     def plain(self) -> dict[str, Any]:
         """JSON values."""
         return {
-            "name": self.name,
-            "layer": self.layer,
+            "name": visible(self.name),
+            "layer": _shown(self.layer),
             "role": self.role,
             "panel": self.panel,
             "values": exact(self.values),
@@ -88,7 +89,8 @@ class Mark:
 
     def plain(self) -> dict[str, Any]:
         """JSON values."""
-        return {"x": self.x, "kind": self.kind, "text": self.text, "layer": self.layer}
+        text, layer = visible(self.text), _shown(self.layer)
+        return {"x": self.x, "kind": self.kind, "text": text, "layer": layer}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,8 +140,8 @@ class Lines:
             "series": [series.plain() for series in self.series],
             "marks": [mark.plain() for mark in self.marks],
             "levels": [level.plain() for level in self.levels],
-            "categories": list(self.categories),
-            "layers": list(self.layers),
+            "categories": [visible(name) for name in self.categories],
+            "layers": [visible(layer) for layer in self.layers],
         }
 
 
@@ -184,12 +186,12 @@ class Heat:
             "x": self.x.plain(),
             "at": exact(self.at),
             "y": self.y.plain(),
-            "rows": list(self.rows),
+            "rows": [visible(row) for row in self.rows],
             "values": quantised(self.values),
             "colour": self.colour.plain(),
-            "layers": list(self.layers),
+            "layers": [visible(layer) for layer in self.layers],
             "across": self.across,
-            "categories": list(self.categories),
+            "categories": [visible(name) for name in self.categories],
             "centre": self.centre,
             "levels": [level.plain() for level in self.levels],
             "marks": [mark.plain() for mark in self.marks],
@@ -201,18 +203,38 @@ class Figure(Protocol):
     """Whatever a page can draw: lines, heat, and the ledger with a kind of its own."""
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """Which drawing takes it: a key of ``gm.kinds``."""
+        ...
+
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Its place on the page."""
+        ...
+
     @property
-    def title(self) -> str: ...
+    def title(self) -> str:
+        """Its heading."""
+        ...
+
     @property
-    def caption(self) -> str: ...
+    def caption(self) -> str:
+        """What to look for."""
+        ...
+
     @property
-    def words(self) -> str: ...
+    def words(self) -> str:
+        """What it shows, for a screen reader."""
+        ...
+
     def plain(self) -> dict[str, Any]:
         """JSON values."""
         ...
+
+
+def _shown(layer: str | None) -> str | None:
+    """A path as everything else on the page calls it, so that one selection finds all of it."""
+    return None if layer is None else visible(layer)
 
 
 def _common(figure: Figure) -> dict[str, Any]:

@@ -59,19 +59,19 @@ CATALOGUE: tuple[Entry, ...] = (
         )
         for each in heat.MAPS
     ),
-    Entry(
-        id=histograms.DEPTH,
-        section="histograms",
-        title="Gradient histograms over depth",
-        build=histograms.over_depth,
-        needs=_needs("gradient", "histogram"),
-    ),
-    Entry(
-        id=histograms.TIME,
-        section="histograms",
-        title="Gradient histogram over time",
-        build=histograms.over_time,
-        needs=_needs("gradient", "histogram"),
+    *(
+        Entry(
+            id=id,
+            section="histograms",
+            title=title,
+            build=build,
+            needs=_needs(each.table, "histogram"),
+        )
+        for each in histograms.SHOWN
+        for id, title, build in (
+            (each.depth, each.depth_title, each.over_depth),
+            (each.time, each.time_title, each.over_time),
+        )
     ),
     Entry(
         id=ratio.ID,
@@ -148,7 +148,8 @@ def build(reader: RunReader, id: str, *, most_cells: int | None = None) -> Figur
 
     Args:
         reader: The run.
-        id: As in the catalogue, or ``hist-gradient-time:COLUMN``, by position or name.
+        id: As in the catalogue, or ``hist-gradient-time:COLUMN`` or
+            ``hist-output-time:COLUMN``, by position or name.
         most_cells: Of a heat map, where a report holds all figures of the catalogue in one file,
             and nothing else is offered in their places. Where not given, what a screen can show.
 
@@ -161,9 +162,10 @@ def build(reader: RunReader, id: str, *, most_cells: int | None = None) -> Figur
     """
     name, colon, which = id.partition(":")
     entry = next((entry for entry in CATALOGUE if entry.id == name), None)
-    if entry is None or (colon and name != histograms.TIME):
+    over_time = {each.time: each.over_time for each in histograms.SHOWN}
+    if entry is None or (colon and name not in over_time):
         raise UnknownName("there is no such figure", "", "choose one of the run's figures")
-    figure = histograms.over_time(reader, which) if colon else entry.build(reader)
+    figure = over_time[name](reader, which) if colon else entry.build(reader)
     if not isinstance(figure, Heat):
         return figure
     if entry.choices:

@@ -97,7 +97,16 @@ def _of_ratio(name: str, reader: RunReader) -> list[tuple[str, Steps, Floats]]:
 
 
 def _placed(at: Steps, steps: Steps, line: Floats) -> Floats:
+    """A run's line at the steps of all; runs are measured at different ones.
+
+    Between two of its own points it goes straight from one to the other, as it is drawn alone;
+    else it would fall to pieces wherever another run was measured.
+    """
     values = np.full(len(at), np.nan)
+    finite = np.isfinite(line)
+    if finite.any():
+        within = (at >= steps[0]) & (at <= steps[-1])
+        values[within] = np.interp(at[within], steps[finite], line[finite])
     values[np.searchsorted(at, steps)] = line
     return values
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from gradmend.records.recurrence import Recurrence
+from gradmend.records.history import Floats
+from gradmend.records.recurrence import Recurrence, thinned
 from gradmend.records.trace import Trace
 from gradmend.renderers.page.figure import Axis, Level, Lines, Series
 from gradmend.renderers.run_figures import wording
 from gradmend.renderers.run_figures.places import MODEL, forward, label
 from gradmend.store.reader import RunReader
+from gradmend.theory.repeated import ZERO, repeated_modules
 
 ID = "through-time"
 OF_A_LOOK = "through-time-look"
@@ -85,44 +89,98 @@ def over_steps(reader: RunReader) -> Lines | None:
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    """The gradient over the time steps of one layer."""
+
+    name: str
+    layer: str
+    steps: int
+    points: tuple[tuple[int, float], ...]
+    """(step, log10 of the gradient)."""
+    loop: bool = False
+
+    def at(self, wanted: Floats, steps: int) -> Floats:
+        """The curve at the wanted ones of so many steps: all end together, at the one read last.
+
+        Between points that were kept it is drawn straight, as a line would be; NaN before it
+        begins.
+        """
+        kept, logs = np.array(self.points).T
+        places = kept + (steps - self.steps)
+        near = logs[np.abs(places[:, None] - wanted).argmin(axis=0)]
+        with np.errstate(invalid="ignore"):
+            values = np.interp(wanted, places, logs)
+        values = np.where(np.isfinite(values), values, near)  # beside an exact zero
+        return np.where(wanted < places[0], np.nan, values)
+
+
 def through_time_of(trace: Trace) -> Lines | None:
     """The gradient at each time step, as one look measured it; ``None`` where it kept no curve."""
-    found = [each for each in trace.recurrences if each.log10_grads]
+    found = [*_layers(trace), *_loops(trace)]
     if not found:
         return None
-    axis = Axis(label="log10 |dL/dh_t|", unit="decades")
-    steps = max(len(each.log10_grads) for each in found)
     kept = found[:MOST_LINES]
+    longest = max(kept, key=lambda each: each.steps)
+    at = np.array([step for step, _ in longest.points])
+    names = {False: "log10 |dL/dh_t|", True: "log10 |dL/d output| of a call"}
+    loops = sorted({each.loop for each in kept})
+    panels = tuple(Axis(label=names[loop], unit="decades") for loop in loops)
     series = [
         Series(
-            name=_called(each),
-            layer=each.name,
-            values=_aligned(each.log10_grads, steps),
+            name=each.name,
+            layer=each.layer,
+            values=each.at(at, longest.steps),
             role="background" if len(kept) > FEW else "",
+            panel=loops.index(each.loop),
         )
         for each in kept
     ]
+    what = (
+        " the state after each time step, in the order in which the layer reads them",
+        " what a module called in a loop puts out at each call",
+    )
     return Lines(
         id=OF_A_LOOK,
         title="Gradient at each time step",
-        caption="Size of the loss's gradient with respect to the state after each time step, in"
-        " the order in which the layer reads them. A line that falls towards the left has"
-        " forgotten the beginning of the sequence." + _drawn(len(kept), len(found)),
+        caption="Size of the loss's gradient with respect to"
+        + "; or to".join(what[loop] for loop in loops)
+        + ". A line that falls towards the left has forgotten the beginning of the sequence."
+        + _drawn(len(kept), len(found))
+        + _drawn(len(at), longest.steps, "time steps"),
         words="Gradient over time steps: "
-        + "; ".join(wording.line(each.name, each.values, axis) for each in series)
+        + "; ".join(wording.line(each.name, each.values, panels[each.panel]) for each in series)
         + ".",
         x=Axis(label="time step, as read"),
-        at=np.arange(1, steps + 1),
-        panels=(axis,),
+        at=at,
+        panels=panels,
         series=tuple(series),
     )
 
 
-def _aligned(logs: tuple[float, ...], steps: int) -> np.ndarray:
-    """Sequences of different lengths end together, at the step read last."""
-    values = np.full(steps, np.nan)
-    values[steps - len(logs) :] = logs
-    return values
+def _layers(trace: Trace) -> list[_Curve]:
+    """Recurrent layers and cells of torch's own."""
+    return [
+        _Curve(_called(each), each.name, each.steps, each.log10_curve)
+        for each in trace.recurrences
+        if each.log10_curve
+    ]
+
+
+def _loops(trace: Trace) -> list[_Curve]:
+    """Recurrences written by hand: modules whose calls read what the call before made."""
+    known = {each.name for each in trace.recurrences}
+    return [
+        _Curve(
+            f"{each.module or MODEL}, by call",
+            each.module,
+            len(each.log10_grad),
+            thinned(np.where(each.log10_grad <= ZERO, -np.inf, each.log10_grad).tolist()),
+            loop=True,
+        )
+        for each in repeated_modules(trace, 0.0)
+        if each.module not in known
+    ]
 
 
 def _called(record: Recurrence) -> str:
@@ -134,5 +192,5 @@ def _called(record: Recurrence) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _drawn(some: int, of: int) -> str:
-    return f" {some:,} of {of:,} layers are drawn." if some < of else ""
+def _drawn(some: int, of: int, what: str = "layers") -> str:
+    return f" {some:,} of {of:,} {what} are drawn." if some < of else ""

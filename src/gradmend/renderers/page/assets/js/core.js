@@ -134,8 +134,11 @@
     return `${name.slice(0, head)}…${name.slice(name.length - (most - 1 - head))}`;
   };
 
-  // Rows of exponents, `2^-12`, as powers.
-  gm.power = (text) => gm.visible(text).replace(/^(\d+)\^(-?\d+)$/, (_, base, power) => base + gm.raised(power));
+  // `2^-12` as a power.
+  gm.power = (text) => gm.visible(text).replace(/(^|[\s(])(\d+)\^(-?\d+)(?![\w.])/g, (_, before, base, power) => before + base + gm.raised(power));
+
+  // A line with a meaning: its number, unless its words begin with one.
+  gm.levelText = (level, axis) => (/^[-−+]?\d/.test(level.text) ? gm.visible(level.text) : `${gm.amount(level.y, axis)}: ${gm.visible(level.text)}`);
 
   // A path from its end, as long as fits: `…1.self_attn` tells more layers apart than its beginning.
   gm.tail = function (path, most) {

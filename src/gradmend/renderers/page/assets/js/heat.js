@@ -6,66 +6,9 @@
   const MOST_HEIGHT = 460; // pixels of the page
   const LEAST_ROWS = 4; // in view when zoomed in
   const LABEL = 15; // pixels a row label needs
+  const MOST_TABS = 7; // choices beside each other; more are a list to pick from
 
-  function unpack(spec) {
-    const codes = gm.raw(spec.values);
-    const [rows, columns] = spec.values.shape;
-    spec.xs = Float64Array.from(gm.array(spec.at).values);
-    const own = { spec, codes, rows, columns, at: spec.xs, steps: gm.isSteps(spec.x) && !spec.categories.length };
-    own.missing = own.positive = own.negative = 0;
-    let [least, most] = [Infinity, -Infinity];
-    for (const code of codes) {
-      if (code > gm.LEVELS) {
-        if (code === gm.MISSING) own.missing += 1;
-        else if (code === gm.POSITIVE) own.positive += 1;
-        else own.negative += 1;
-        continue;
-      }
-      if (code < least) least = code;
-      if (code > most) most = code;
-    }
-    own.finite = codes.length - own.missing - own.positive - own.negative;
-    own.data = own.finite ? [gm.decode(least, spec.values), gm.decode(most, spec.values)] : [0, 1];
-    const [lo, hi] = [spec.colour.lo ?? own.data[0], spec.colour.hi ?? own.data[1]];
-    const two = spec.centre !== null;
-    own.domain = two ? [Math.min(lo, spec.centre), Math.max(hi, spec.centre)] : [lo, hi];
-    const reach = Math.max(own.domain[1] - spec.centre, spec.centre - own.domain[0]) || 1;
-    own.share = (value) => {
-      if (two) return 0.5 + (value - spec.centre) / (2 * reach);
-      return own.domain[1] > own.domain[0] ? (value - own.domain[0]) / (own.domain[1] - own.domain[0]) : 0.5;
-    };
-    // Where cells share a pixel, this far from their mean one stands out and is shown.
-    own.apart = (((own.domain[1] - own.domain[0]) / (spec.values.hi - spec.values.lo)) * gm.LEVELS) / 4;
-    own.edges = edges(own.at);
-    own.rowEdges = Float64Array.from({ length: rows + 1 }, (_, row) => row);
-    return own;
-  }
-
-  function edges(at) {
-    if (at.length < 2) return [(at[0] ?? 0) - 0.5, (at[0] ?? 0) + 0.5];
-    const inner = Array.from(at.slice(1), (value, i) => (value + at[i]) / 2);
-    return [at[0] - (inner[0] - at[0]), ...inner, 2 * at[at.length - 1] - inner[inner.length - 1]];
-  }
-
-  function locate(bounds, where) {
-    let [low, high] = [0, bounds.length - 2];
-    while (low < high) {
-      const middle = (low + high + 1) >> 1;
-      if (bounds[middle] <= where) low = middle;
-      else high = middle - 1;
-    }
-    return low;
-  }
-
-  // The cells a pixel shows: all it covers where these are smaller, else the one in its middle.
-  function covered(bounds, lo, hi) {
-    const nudge = (hi - lo) * 1e-6;
-    const [first, last] = [locate(bounds, lo + nudge), locate(bounds, hi - nudge)];
-    const thin = (cell) => bounds[cell + 1] - bounds[cell] < hi - lo - nudge;
-    if (last > first + 1 || thin(first) || thin(last)) return [first, last + 1];
-    const middle = locate(bounds, (lo + hi) / 2);
-    return [middle, middle + 1];
-  }
+  const { unpack, covered, shownOf, colours } = gm.matrix;
 
   gm.kinds.heat = function (element, given) {
     let own = unpack(given);
@@ -76,7 +19,7 @@
     let dragged = null;
     let box = null;
 
-    const tabs = gm.h("div", { class: "fig-tabs", role: "tablist", "aria-label": "Quantity" });
+    const tabs = gm.h("div", { class: "fig-tabs" });
     const bar = gm.h("canvas", { class: "heat-bar", role: "img" });
     const pin = gm.h("i", { class: "heat-pin", hidden: true });
     const legend = gm.h("div", { class: "fig-legend heat-legend" });
@@ -115,24 +58,13 @@
     const yAt = (row) => box.top + (row - rowsInView()[0]) * rowHeight();
 
     // ---- the picture ----
-    function colours() {
-      const palette = gm.palette(own.spec.centre !== null).map(([r, g, b]) => 0xff000000 | (b << 16) | (g << 8) | r);
-      const table = new Uint32Array(65536);
-      for (let at = 0; at <= gm.LEVELS; at++) {
-        const share = Math.min(Math.max(own.share(gm.decode(at, own.spec.values)), 0), 1);
-        table[at] = palette[Math.round(share * 256)];
-      }
-      for (const [at, [r, g, b]] of [[gm.POSITIVE, gm.infinite(true)], [gm.NEGATIVE, gm.infinite(false)]]) table[at] = 0xff000000 | (b << 16) | (g << 8) | r;
-      return table;
-    }
-
     function picture(width, height, scaled) {
       const [start, count] = rowsInView();
       const each = (bounds, first, last, pixels) =>
         Array.from({ length: pixels }, (_, i) => covered(bounds, first + ((last - first) * i) / pixels, first + ((last - first) * (i + 1)) / pixels));
       const down = each(own.rowEdges, start, start + count, height);
       const along = each(own.edges, from(), to(), width);
-      const table = colours();
+      const table = colours(own);
       const pixels = new Uint32Array(width * height);
       for (let j = 0; j < height; j++) {
         const [top, bottom] = down[j];
@@ -140,7 +72,7 @@
           pixels.copyWithin(j * width, (j - 1) * width, j * width);
           continue;
         }
-        for (let i = 0; i < width; i++) pixels[j * width + i] = table[own.codes[shownOf(top, bottom, along[i][0], along[i][1])]];
+        for (let i = 0; i < width; i++) pixels[j * width + i] = table[own.codes[shownOf(own, top, bottom, along[i][0], along[i][1])]];
       }
       own.shared = [down, along].map((all) => Math.max(1, ...all.map(([first, end]) => end - first)));
       const image = gm.h("canvas", { width, height });
@@ -155,40 +87,6 @@
       if (width / own.columns / scaled >= 22)
         for (const edge of own.edges.slice(1, -1)) context.fillRect(Math.round(((edge - from()) / (to() - from())) * width) - line, 0, line, height);
       return whole;
-    }
-
-    // Which of the cells that share a pixel is shown: an infinite one, one that stands out from
-    // their mean, else the first that is like the mean.
-    function shownOf(top, bottom, left, right) {
-      const { codes, columns } = own;
-      if (bottom === top + 1 && right === left + 1) return top * columns + left;
-      let [least, most, sum, count, infinite] = [-1, -1, 0, 0, -1];
-      for (let row = top; row < bottom; row++) {
-        for (let at = row * columns + left, end = row * columns + right; at < end; at++) {
-          const one = codes[at];
-          if (one > gm.LEVELS) {
-            if (one !== gm.MISSING && (infinite < 0 || one === gm.POSITIVE)) infinite = at;
-            continue;
-          }
-          sum += one;
-          count += 1;
-          if (least < 0 || one < codes[least]) least = at;
-          if (most < 0 || one > codes[most]) most = at;
-        }
-      }
-      if (infinite >= 0) return infinite;
-      if (!count) return top * columns + left;
-      const mean = sum / count;
-      const [below, above] = [mean - codes[least], codes[most] - mean];
-      if (Math.max(below, above) > own.apart) return below > above ? least : most;
-      let [best, away] = [least, below];
-      for (let row = top; row < bottom && away > own.apart / 50; row++) {
-        for (let at = row * columns + left, end = row * columns + right; at < end; at++) {
-          const off = codes[at] > gm.LEVELS ? Infinity : Math.abs(codes[at] - mean);
-          if (off < away) [best, away] = [at, off];
-        }
-      }
-      return best;
     }
 
     function draw(pen, picturePixels) {
@@ -216,7 +114,7 @@
 
     function xTicks() {
       if (own.spec.categories.length) {
-        const every = nice(100 / (box.width / own.columns));
+        const every = nice(118 / (box.width / own.columns));
         return [...own.at.keys()].filter((i) => i % every === 0).map((i) => ({ at: xAt(own.at[i]), text: gm.tail(own.spec.categories[i], 15) }));
       }
       if (own.columns <= 3) return Array.from(own.at, (at) => ({ at: xAt(at), text: gm.tickText(at, [at], own.spec.x) }));
@@ -262,7 +160,7 @@
         drawBar(new gm.CanvasPen(bar.getContext("2d")), 0, 4, width);
         legend.append(gm.h("span", { class: "heat-scale" }, gm.h("span", {}, gm.axisTitle(colour)), gm.h("span", { class: "heat-bars" }, bar, pin)));
       }
-      for (const level of own.spec.levels) legend.append(gm.h("span", { class: "key" }, gm.h("i", { class: "swatch level" }), `${gm.amount(level.y, colour)}: ${gm.visible(level.text)}`));
+      for (const level of own.spec.levels) legend.append(gm.h("span", { class: "key" }, gm.h("i", { class: "swatch level" }), gm.levelText(level, colour)));
       const key = (count, kind, text) => count && legend.append(gm.h("span", { class: "key" }, gm.h("i", { class: `swatch ${kind}` }), `${text} (${gm.whole(count)} ${count === 1 ? "cell" : "cells"})`));
       key(own.missing, "missing", "not measured");
       key(own.positive, "positive", "+inf");
@@ -278,6 +176,16 @@
     function drawTabs() {
       tabs.textContent = "";
       tabs.hidden = choices.length < 2;
+      if (choices.length > MOST_TABS) {
+        const options = choices.map(([id, label]) => gm.h("option", { value: id, selected: id === own.spec.id }, gm.middle(label, 80)));
+        const box = gm.h("select", { "aria-label": "What is shown", onchange: () => gm.swap(element, box.value) }, ...options);
+        tabs.removeAttribute("role");
+        tabs.removeAttribute("aria-label");
+        tabs.append(box);
+        return;
+      }
+      tabs.setAttribute("role", "tablist");
+      tabs.setAttribute("aria-label", "Quantity");
       for (const [id, label] of choices) {
         const active = id === own.spec.id;
         tabs.append(gm.h("button", { type: "button", role: "tab", "aria-selected": String(active), tabindex: active ? 0 : -1, onclick: () => gm.swap(element, id) }, gm.visible(label)));
@@ -285,7 +193,7 @@
     }
     tabs.addEventListener("keydown", (event) => {
       const turn = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (!turn) return;
+      if (!turn || choices.length > MOST_TABS) return;
       const at = choices.findIndex(([id]) => id === own.spec.id);
       const next = (at + turn + choices.length) % choices.length;
       Promise.resolve(gm.swap(element, choices[next][0])).then(() => tabs.children[next].focus());
@@ -335,7 +243,7 @@
       const said = [];
       if (view) said.push(`Rows ${gm.whole(start + 1)} to ${gm.whole(start + count)} of ${gm.whole(own.rows)}; drag to move.`);
       if (own.shared[0] > 1 || own.shared[1] > 1) {
-        said.push(`A dot stands for up to ${own.shared[0]} × ${own.shared[1]} cells (rows × columns): it shows a typical one, or one that stands out by a quarter of the colours.${own.shared[0] > 1 ? " Zoom in with + to part the rows." : ""}`);
+        said.push(`Each dot stands for up to ${own.shared[0]} × ${own.shared[1]} cells (rows × columns) and shows a typical one, or one that stands out.${own.shared[0] > 1 ? " Zoom in with + to part the rows." : ""}`);
       }
       note.textContent = said.join(" ");
       stage.classList.toggle("zoomed", view !== null);
@@ -449,7 +357,7 @@
       const [i, j] = [Math.floor(((x - box.left) / box.width) * width), Math.floor(((y - box.top) / box.height) * height)];
       if (i < 0 || j < 0 || i >= width || j >= height || !own.codes.length) return null;
       const pixel = (first, whole, at, pixels) => [first + (whole * at) / pixels, first + (whole * (at + 1)) / pixels];
-      const at = shownOf(...covered(own.rowEdges, ...pixel(start, count, j, height)), ...covered(own.edges, ...pixel(from(), to() - from(), i, width)));
+      const at = shownOf(own, ...covered(own.rowEdges, ...pixel(start, count, j, height)), ...covered(own.edges, ...pixel(from(), to() - from(), i, width)));
       return { row: Math.floor(at / own.columns), column: at % own.columns };
     }
 
@@ -582,7 +490,7 @@
         own = unpack(spec);
         if (spec.choices.length) choices = spec.choices;
         if (!same) view = null;
-        cursor = null;
+        if (cursor && (cursor.row >= own.rows || cursor.column >= own.columns)) cursor = null;
         build();
       },
       select(layer) {
@@ -595,7 +503,7 @@
       redraw: build,
       table,
       svg,
-      colour: (row, column) => colours()[code(row, column)],
+      colour: (row, column) => colours(own)[code(row, column)],
       cell: (row, column) => ({ x: (xAt(own.edges[column]) + xAt(own.edges[column + 1])) / 2, y: yAt(row + 0.5) }),
       destroy() {
         window.removeEventListener("pointerup", released);

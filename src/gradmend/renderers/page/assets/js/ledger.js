@@ -6,7 +6,7 @@
   const HELP = "← → move, Shift+← → shift the stretch, + − 0 zoom, Enter selects; drag to zoom.";
 
   /** A picture that stands alone: colours written out, hatches inside. */
-  function alone(root, titles) {
+  function alone(root, spec, yTitle, causes) {
     const copy = root.cloneNode(true);
     const kept = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "opacity", "font-size", "font-family", "font-weight"];
     const write = (from, to) => {
@@ -28,10 +28,26 @@
       write(pattern, made);
       defs.append(made);
     }
-    const ground = gm.svgNode("rect", { width: "100%", height: "100%", fill: getComputedStyle(document.body).backgroundColor });
-    copy.prepend(gm.svgNode("title", {}, titles), defs, ground);
-    copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
     for (const one of copy.querySelectorAll("rect.hover, rect.drag, path.cursor")) one.remove();
+    // Around it what the page says beside it: title, the axis, and a key to the hatches.
+    const width = Number(copy.getAttribute("width")), high = Number(copy.getAttribute("height")), top = 46;
+    const ink = gm.css("--ink"), soft = gm.css("--soft"), font = getComputedStyle(document.body).fontFamily;
+    const inner = gm.svgNode("g", { transform: `translate(0 ${top})` });
+    inner.append(...copy.childNodes);
+    const words = (text, x, y, size, fill, weight) => gm.svgNode("text", { x, y, fill, "font-size": size, "font-weight": weight || 400, "font-family": font }, text);
+    copy.append(words(spec.title, 8, 20, 16, ink, 600), words(yTitle, 8, 42, 12.5, soft), inner);
+    let [x, y] = [8, top + high + 18];
+    for (const { cause, decades } of causes) {
+      const text = `${cause[1]} ${gm.decades(decades)}`, room = 44 + text.length * 7.2;
+      if (x > 8 && x + room > width) [x, y] = [8, y + 22];
+      copy.append(gm.svgNode("rect", { x, y: y - 11, width: 22, height: 13, fill: `url(#p-${cause[0]})` }), words(text, x + 28, y, 12.5, ink));
+      x += room;
+    }
+    copy.setAttribute("height", y + 14);
+    copy.setAttribute("viewBox", `0 0 ${width} ${y + 14}`);
+    const ground = gm.svgNode("rect", { width: "100%", height: "100%", fill: getComputedStyle(document.body).backgroundColor });
+    copy.prepend(gm.svgNode("title", {}, spec.words), defs, ground);
+    copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
     return new XMLSerializer().serializeToString(copy);
   }
 
@@ -155,7 +171,7 @@
             books.decades(at), told, books.sum(row, books.leaves)][column];
         },
       }),
-      svg: () => alone(chart.root, spec.words),
+      svg: () => alone(chart.root, spec, parts.title.textContent, chart.causes),
       destroy() { element.replaceChildren(); },
     };
   };

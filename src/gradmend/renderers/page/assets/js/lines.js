@@ -2,118 +2,9 @@
 // Figures of kind "lines": panels under each other over one x axis, drawn by uPlot.
 (function () {
   const gm = window.gm;
-  const MOST_BOLD = 12; // more lines than this nobody can tell apart by colour
-  const MOST_READ = 6; // values in the read-out
+  const MOST_READ = 6; // values in the read-out; of many lines, with their long names, four
   const NEAR = 40; // pixels within which a line counts as pointed at
-  const COLOURS = [2, 1, 3, 4, 5, 11, 10, 9, 6, 8, 7, 12].map((number) => `--c${number}`);
-  const ROLES = {
-    loss: ["--c2", 2, []],
-    limit: ["--open", 1.5, [6, 4]],
-    predicted: ["--c3", 2, [2, 4]],
-    before: ["--before", 1.75, [7, 4]],
-    after: ["--after", 2.25, []],
-    "before-seed": ["--before", 0.9, []],
-    "after-seed": ["--after", 0.9, []],
-    background: ["--soft", 1, []],
-  };
-
-  // What the packed spec holds, with a style for each series.
-  function unpack(spec) {
-    const at = Float64Array.from(gm.array(spec.at).values);
-    spec.xs = at;
-    const named = spec.series.filter((series) => !(series.role in ROLES));
-    const many = named.length > MOST_BOLD;
-    const taken = spec.series.map((one) => (ROLES[one.role] || [])[0]);
-    const free = COLOURS.filter((colour) => !taken.includes(colour) && !(colour === "--c2" && taken.includes("--after")) && !(colour === "--c1" && taken.includes("--before")));
-    let next = 0;
-    const series = spec.series.map((one) => {
-      const faint = one.role === "background" || (many && !(one.role in ROLES));
-      const index = next;
-      if (!faint && !(one.role in ROLES)) next += 1;
-      const [colour, width, dash] = faint ? ROLES.background : ROLES[one.role] || [free[index % free.length], 1.75, index > 5 ? [7, 3] : []];
-      const take = (packed) => (packed ? gm.array(packed).values : null);
-      return { ...one, faint, colour, width, dash, values: take(one.values), low: take(one.low), high: take(one.high), name: gm.visible(one.name) };
-    });
-    return { spec, at, series, steps: gm.isSteps(spec.x) && !spec.categories.length, full: fullRange(spec, at) };
-  }
-
-  function fullRange(spec, at) {
-    const pad = at.length < 2 ? 0.5 : spec.categories.length ? 0.35 : 0;
-    const lo = spec.x.lo !== null ? spec.x.lo : at[0];
-    const hi = spec.x.hi !== null ? spec.x.hi : at[at.length - 1];
-    if (spec.x.log && lo > 0) return at.length < 2 ? [lo / 2, hi * 2] : [lo, hi];
-    return [lo - pad, hi + pad];
-  }
-
-  const drawable = (value, axis) => Number.isFinite(value) && (!axis.log || value > 0);
-
-  // From the least to the greatest number in view, with room, and every level.
-  function yRange(own, panel, [from, to]) {
-    const axis = own.spec.panels[panel];
-    let [lo, hi] = [Infinity, -Infinity];
-    const take = (value) => {
-      if (!drawable(value, axis)) return;
-      if (value < lo) lo = value;
-      if (value > hi) hi = value;
-    };
-    for (const series of own.series) {
-      if (series.panel !== panel) continue;
-      for (let i = 0; i < own.at.length; i++) {
-        if (own.at[i] < from || own.at[i] > to) continue;
-        take(series.values[i]);
-        if (series.low) take(series.low[i]);
-        if (series.high) take(series.high[i]);
-      }
-    }
-    for (const level of own.spec.levels) if (level.panel === panel) take(level.y);
-    if (lo > hi) [lo, hi] = axis.log ? [0.1, 10] : [0, 1];
-    if (axis.log) [lo, hi] = lo === hi ? [lo / 3, hi * 3] : [lo / (hi / lo) ** 0.05, hi * (hi / lo) ** 0.05];
-    else {
-      const room = (hi - lo) * 0.06 || Math.abs(hi) * 0.1 || 0.5;
-      const flat = axis.percent || lo >= 0;
-      [lo, hi] = [flat ? Math.max(0, lo - room) : lo - room, axis.percent && hi <= 1 ? Math.min(1, hi + room) : hi + room];
-    }
-    return [axis.lo !== null ? axis.lo : lo, axis.hi !== null ? axis.hi : hi];
-  }
-
-  // Points of a line in pixels; where several share a pixel, the first, least, greatest and last.
-  function trace(own, values, axis, x, y, [from, to]) {
-    const runs = [];
-    let run = null;
-    let column = null;
-    const flush = () => {
-      if (!column) return;
-      const { first, least, most, last, px } = column;
-      const inner = least[0] < most[0] ? [least, most] : [most, least];
-      for (const one of [first, ...inner, last]) {
-        const before = run[run.length - 1];
-        if (!before || before[0] !== px || before[1] !== one[1]) run.push([px, one[1]]);
-      }
-      column = null;
-    };
-    for (let i = 0; i < own.at.length; i++) {
-      if ((own.at[i + 1] ?? to) < from || (own.at[i - 1] ?? from) > to) continue;
-      if (!drawable(values[i], axis)) {
-        flush();
-        run = null;
-        continue;
-      }
-      if (!run) runs.push((run = []));
-      const px = Math.round(x(own.at[i]) * 2) / 2;
-      const point = [i, y(values[i])];
-      if (column && column.px === px) {
-        if (point[1] < column.least[1]) column.least = point;
-        if (point[1] > column.most[1]) column.most = point;
-        column.last = point;
-      } else {
-        flush();
-        column = { px, first: point, least: point, most: point, last: point };
-      }
-    }
-    flush();
-    return runs;
-  }
-  gm.trace = trace;
+  const { COLOURS, MOST_BOLD, unpack, drawable, yRange, trace } = gm.series;
 
   gm.kinds.lines = function (element, first) {
     let own = unpack(first);
@@ -123,6 +14,7 @@
     let pointed = null; // marks pointed at
     let lit = null; // series pointed at in the legend
     let telling = false;
+    let mine = []; // of the many, those that are selected
 
     const legend = gm.h("div", { class: "fig-legend" });
     const strip = gm.h("div", { class: "fig-marks" });
@@ -160,8 +52,7 @@
       });
     }
 
-    const levelText = (level, axis) => `${gm.amount(level.y, axis)}: ${gm.visible(level.text)}`;
-    const levelKey = (level, axis) => gm.h("span", { class: "key" }, gm.h("i", { class: "line-swatch level" }), levelText(level, axis));
+    const levelKey = (level, axis) => gm.h("span", { class: "key" }, gm.h("i", { class: "line-swatch level" }), gm.levelText(level, axis));
 
     function makePlot(panel, height, last) {
       const axis = own.spec.panels[panel];
@@ -343,7 +234,8 @@
       legend.textContent = "";
       const bold = own.series.filter((series) => !series.faint);
       const faint = own.series.filter((series) => series.faint);
-      const shown = bold.length > 1 || faint.length ? bold : [];
+      const one = new Map(bold.map((series) => [`${series.name} ${series.colour}`, series]));
+      const shown = bold.length > 1 || faint.length ? [...one.values()] : [];
       for (const series of shown) {
         const chip = gm.h(series.layer ? "button" : "span", { class: "key", type: series.layer && "button" }, swatch(series), gm.h("bdi", {}, gm.middle(series.name, 44)));
         if (series.layer) chip.dataset.layer = series.layer;
@@ -351,7 +243,7 @@
         chip.addEventListener("pointerleave", () => light(null));
         legend.append(chip);
       }
-      if (faint.length) legend.append(gm.h("span", { class: "key" }, swatch(faint[0]), `${gm.whole(faint.length)} ${bold.length ? "more " : ""}${faint.length === 1 ? "line" : "lines"}, named as you point at them`));
+      if (faint.length) legend.append(gm.h("span", { class: "key" }, gm.h("i", { class: "line-swatch", style: "border-top:2px solid var(--soft)" }), `${gm.whole(faint.length)} ${bold.length ? "more " : ""}${faint.length === 1 ? "line" : "lines"}, named as you point at them`));
       legend.append(...gm.signKeys(own.spec.marks));
       legend.hidden = !legend.childNodes.length;
       gm.markSelected(legend);
@@ -359,7 +251,7 @@
 
     function swatch(series) {
       const kind = series.dash.length ? (series.dash[0] < 4 ? "dotted" : "dashed") : "solid";
-      return gm.h("i", { class: "line-swatch", style: `border-top:${Math.max(2, Math.round(series.width))}px ${kind} var(${series.colour})` });
+      return gm.h("i", { class: "line-swatch", style: `border-top:${Math.max(2, Math.round(series.width))}px ${kind} var(${shade(series)})` });
     }
 
     const light = (series) => {
@@ -403,6 +295,7 @@
 
     function paint() {
       const chosen = cursor && (cursor.series || nearest(cursor.panel, cursor.index, cursor.top));
+      mine = own.series.filter((series) => series.faint && here(series));
       plots.forEach((u, panel) => overlay(u, panel, lit || chosen));
       tell(chosen);
     }
@@ -431,32 +324,39 @@
         pen.rect(Math.min(...picked) - 4, 0, Math.max(...picked) - Math.min(...picked) + 8, height, gm.css("--ink"));
         ctx.globalAlpha = 1;
       }
-      const bold = own.series.filter((series) => series.panel === panel && (here(series) || series === chosen));
-      const taken = [];
-      for (const series of bold.slice(0, MOST_BOLD)) {
-        const colour = gm.css(series.faint ? "--ink" : series.colour);
+      const bold = own.series.filter((series) => series.panel === panel && (here(series) || series === chosen)).slice(0, MOST_BOLD);
+      if (chosen && chosen.panel === panel && !bold.includes(chosen)) bold.push(chosen);
+      const labels = [];
+      for (const series of bold) {
         const runs = trace(own, series.values, axis, x, y, range());
         for (const run of runs) {
-          if (series.faint) pen.line(run, gm.css("--ground"), 5.5);
-          pen.line(run, colour, here(series) ? 3 : 2.5, series.dash);
+          if (series.faint) pen.line(run, gm.css("--ground"), 5);
+          pen.line(run, gm.css(shade(series)), series === chosen ? 3 : 2.25, series.dash);
         }
         const run = runs[runs.length - 1];
-        if (!run || (!here(series) && !series.faint)) continue;
-        const [, end] = run[run.length - 1];
-        haloed(ctx, pen, pen.fit(series.name, width * 0.6, 12, 600), width - 8, roomBy(end, taken, 0, height), colour, 600, "right");
+        if (run && (series === chosen || bold.length < 4) && (here(series) || series.faint)) labels.push([series, Math.min(...run.filter(([at]) => at > width - 170).map(([, up]) => up), run[run.length - 1][1])]);
       }
+      const taken = [];
+      for (const [series, end] of labels) haloed(ctx, pen, pen.fit(series.name, width * 0.6, 12, 600), width - 8, roomBy(end, taken, 0, height), gm.css(shade(series)), 600, "right");
       if (!cursor) return;
       for (const series of own.series) {
         const value = series.values[cursor.index];
         if (series.panel !== panel || (series.faint && series !== chosen && !here(series)) || !drawable(value, axis)) continue;
         ctx.beginPath();
         ctx.arc(x(own.at[cursor.index]), y(value), 4, 0, 7);
-        ctx.fillStyle = gm.css(series.faint ? "--ink" : series.colour);
+        ctx.fillStyle = gm.css(shade(series));
         ctx.fill();
         ctx.strokeStyle = gm.css("--ground");
         ctx.lineWidth = 1.5;
         ctx.stroke();
       }
+    }
+
+    // One of the many is black where it is alone, and has a colour where several are selected.
+    function shade(series) {
+      if (!series.faint) return series.colour;
+      const at = mine.length > 1 ? mine.indexOf(series) : -1;
+      return at < 0 ? "--ink" : COLOURS[at % COLOURS.length];
     }
 
     // Beside a height, above it where there is room, never where another label stands.
@@ -470,6 +370,7 @@
 
     function readings(index, chosen) {
       const few = own.series.filter((series) => !series.faint);
+      if (few.length > MOST_READ) few.sort((a, b) => (b.panel === cursor.panel) - (a.panel === cursor.panel));
       const order = few.length <= MOST_READ && !(chosen && chosen.faint) ? few : [chosen, ...own.series.filter(here), ...few].filter(Boolean);
       return [...new Set(order)].map((series) => ({ series, text: valueText(series, index) }));
     }
@@ -494,11 +395,12 @@
       }
       const all = readings(cursor.index, chosen);
       readout.append(gm.h("b", {}, gm.middle(gm.place(own.spec, cursor.index), 60)));
-      for (const { series, text } of all.slice(0, MOST_READ)) {
+      const most = all[0] && all[0].series.faint ? 4 : MOST_READ;
+      for (const { series, text } of all.slice(0, most)) {
         const strong = series === chosen && all.length > 1;
-        readout.append(gm.h("span", { class: strong ? "key chosen" : "key" }, swatch(series), gm.h("bdi", {}, gm.middle(series.name, 40)), gm.h("b", {}, text)));
+        readout.append(gm.h("span", { class: strong ? "key chosen" : "key" }, swatch(series), gm.h("bdi", {}, gm.middle(series.title, 48)), gm.h("b", {}, text)));
       }
-      if (all.length > MOST_READ) readout.append(gm.h("span", { class: "hint" }, `and ${all.length - MOST_READ} more in the table`));
+      if (all.length > most) readout.append(gm.h("span", { class: "hint" }, `and ${all.length - most} more in the table`));
       const left = plots[0].valToPos(own.at[cursor.index], "x");
       const close = own.spec.marks.filter((mark) => Math.abs(plots[0].valToPos(mark.x, "x") - left) < 5);
       if (close.length) readout.append(gm.h("span", { class: "happened" }, gm.markWords(close, 2)));
@@ -555,7 +457,7 @@
         const at = Math.min(Math.max(own.series.indexOf(series) + turn, 0), own.series.length - 1);
         const chosen = own.series[at] || null;
         cursor = { index: next(), panel: chosen ? chosen.panel : 0, series: chosen, top: 0 };
-        if (chosen) gm.say(`${gm.place(own.spec, cursor.index)}, ${gm.middle(chosen.name, 60)} ${valueText(chosen, cursor.index)}`);
+        if (chosen) gm.say(`${gm.place(own.spec, cursor.index)}, ${gm.middle(chosen.title, 60)} ${valueText(chosen, cursor.index)}`);
         telling = true;
         for (const plot of plots) plot.setCursor({ left: plot.valToPos(own.at[cursor.index], "x"), top: 0 });
         telling = false;
@@ -574,7 +476,7 @@
 
     // ---- files ----
     function table() {
-      const title = (series, what) => `${series.name}${what}${gm.unit(own.spec.panels[series.panel]) ? ` (${gm.unit(own.spec.panels[series.panel])})` : ""}`;
+      const title = (series, what) => `${series.title}${what}${gm.unit(own.spec.panels[series.panel]) ? ` (${gm.unit(own.spec.panels[series.panel])})` : ""}`;
       const columns = [{ title: gm.axisTitle(own.spec.x), of: (row) => (own.spec.categories.length ? gm.visible(own.spec.categories[row]) : own.at[row]) }];
       const add = (series, values, what) => values && columns.push({ title: title(series, what), of: (row) => share(series, values[row]) });
       const share = (series, value) => (own.spec.panels[series.panel].percent ? value * 100 : value);
@@ -595,81 +497,21 @@
     return {
       update(spec) {
         own = unpack(spec);
-        cursor = null;
+        lit = null;
+        const series = cursor && cursor.series && own.series.find((one) => one.name === cursor.series.name);
+        cursor = cursor && own.at.length && cursor.panel < spec.panels.length ? { ...cursor, series: series || null, index: Math.min(cursor.index, own.at.length - 1) } : null;
         build();
       },
       select: paint,
       resize: build,
       redraw: build,
       table,
-      svg: () => gm.linesSvg(own, range(), { xTicks: () => xTicks(plots[0] || { bbox: { width: 700 * uPlot.pxRatio } }), yRange, trace, drawable }),
+      svg: () => gm.linesSvg(own, range(), () => xTicks(plots[0] || { bbox: { width: 700 * uPlot.pxRatio } })),
       destroy() {
         for (const plot of plots) plot.destroy();
         plots = [];
         element.textContent = "";
       },
     };
-  };
-
-  // ---- the same figure as SVG ----
-  gm.linesSvg = function (own, view, { xTicks, yRange: rangeOf, drawable: fits }) {
-    const { spec } = own;
-    const [width, left, right] = [840, 74, 20];
-    const height = spec.panels.length === 1 ? 300 : 170;
-    const bold = own.series.filter((series) => !series.faint);
-    const rows = Math.ceil(bold.length / 3);
-    const top = 50 + rows * 18 + (spec.marks.length ? 42 : 0);
-    const total = top + spec.panels.length * (height + 34) + 40;
-    const pen = new gm.SvgPen(width, total, spec.title, spec.words);
-    const [ink, soft, rule] = ["--ink", "--soft", "--rule"].map(gm.css);
-    pen.text(pen.fit(spec.title, width - 40, 15, 600), 20, 24, { fill: ink, size: 15, weight: 600 });
-    bold.forEach((series, i) => {
-      const [x, y] = [20 + (i % 3) * 270, 48 + Math.floor(i / 3) * 18];
-      pen.line([[x, y], [x + 24, y]], gm.css(series.colour), series.width, series.dash);
-      pen.text(pen.fit(series.name, 220), x + 32, y, { fill: ink });
-    });
-    const scale = (value, [lo, hi], log) => (log ? Math.log(value / lo) / Math.log(hi / lo) : (value - lo) / (hi - lo || 1));
-    const x = (value) => left + scale(value, view, spec.x.log && view[0] > 0) * (width - left - right);
-    const inside = (value) => value >= view[0] && value <= view[1];
-    const ticks = own.at.length ? xTicks() : [];
-    gm.signRow(pen, spec.marks, 20, top - 40);
-    gm.signsAlong(pen, spec.marks, (value) => (inside(value) ? x(value) : null), top - 14);
-    spec.panels.forEach((axis, panel) => {
-      const up = top + panel * (height + 34) + 20;
-      const bounds = rangeOf(own, panel, view);
-      const y = (value) => up + height - scale(value, bounds, axis.log) * height;
-      pen.text(gm.axisTitle(axis), 20, up - 12, { fill: soft });
-      const levels = spec.levels.filter((level) => level.panel === panel).map((level) => `- - ${gm.amount(level.y, axis)}: ${gm.visible(level.text)}`);
-      pen.text(pen.fit(levels.join("   "), 560), width - right, up - 12, { fill: soft, align: "right" });
-      const marks = gm.ticks(...bounds, Math.floor(height / 40), axis);
-      for (const value of marks) {
-        pen.line([[left, y(value)], [width - right, y(value)]], rule);
-        pen.text(gm.tickText(value, marks, axis), left - 8, y(value), { fill: soft, align: "right" });
-      }
-      for (const { value } of ticks) pen.line([[x(value), up], [x(value), up + height]], rule);
-      for (const mark of spec.marks) if (inside(mark.x)) pen.line([[x(mark.x), up], [x(mark.x), up + height]], gm.signColour(mark.kind), 1, [3, 3]);
-      for (const level of spec.levels) {
-        if (level.panel !== panel) continue;
-        pen.line([[left, y(level.y)], [width - right, y(level.y)]], ink, 1.25, [8, 5]);
-      }
-      for (const series of [...own.series].sort((a, b) => b.faint - a.faint)) {
-        if (series.panel !== panel) continue;
-        const strong = gm.isSelected(series.layer);
-        const colour = strong && series.faint ? ink : gm.css(series.colour);
-        const thin = series.faint && !strong;
-        if (series.low && series.high) {
-          const ends = [...own.at.keys()].filter((i) => inside(own.at[i]) && fits(series.low[i], axis) && fits(series.high[i], axis));
-          pen.area([...ends.map((i) => [x(own.at[i]), y(series.high[i])]), ...ends.reverse().map((i) => [x(own.at[i]), y(series.low[i])])], colour);
-        }
-        for (const run of gm.trace(own, series.values, axis, x, y, view)) {
-          const points = run.filter(([at]) => at >= left - 1 && at <= width - right + 1);
-          if (points.length) pen.line(points.length > 1 ? points : [points[0], [points[0][0] + 1.5, points[0][1]]], thin ? rule : colour, thin ? 0.8 : strong ? 3 : series.width, series.dash);
-        }
-      }
-    });
-    const foot = top + spec.panels.length * (height + 34) - 8;
-    gm.labelsAlong(pen, ticks.map(({ value, text }) => ({ at: x(value), text })), left - 20, width - right + 8, foot, soft);
-    pen.text(gm.axisTitle(spec.x), (left + width - right) / 2, foot + 28, { fill: soft, align: "center" });
-    return pen.done();
   };
 })();

@@ -81,7 +81,7 @@
   // The first thing in view stays where it is, whatever grows above it.
   function steadily(work) {
     const root = document.documentElement;
-    const bar = document.querySelector(".bar");
+    const bar = document.querySelector(".topbar");
     const edge = bar ? bar.getBoundingClientRect().bottom : 0;
     const seen = scrollY > 0 && document.elementFromPoint(innerWidth / 2, Math.min(edge + 8, innerHeight - 1));
     const anchor = seen && seen.closest("main *");
@@ -120,7 +120,7 @@
 
   // The links in the bar lead to the sections there are.
   function contents() {
-    const nav = document.querySelector(".bar nav");
+    const nav = document.querySelector(".topbar nav");
     if (!nav) return;
     const shown = [...document.querySelectorAll("main > section:not([hidden])")].filter((section) => section.querySelector(":scope > h2"));
     const fresh = document.createElement("nav");
@@ -158,6 +158,7 @@
   let spoken = "";
 
   function ago(seconds) {
+    if (seconds < 2) return "just now";
     if (seconds < 60) return `${Math.floor(seconds)} s ago`;
     if (seconds < 5400) return `${Math.round(seconds / 60)} min ago`;
     if (seconds < 129600) return `${Math.round(seconds / 3600)} h ago`;
@@ -259,7 +260,13 @@
   }
   document.addEventListener("change", (event) => event.target.matches("input[data-run]") && offerComparison());
 
+  function start() {
+    const search = document.getElementById("search");
+    if (search && !source.startsWith("/run/")) search.hidden = true; // there is no layer to be found
+    connect();
+  }
+
   gm.live = { morph: children, connect };
-  if (document.readyState === "complete") connect();
-  else document.addEventListener("DOMContentLoaded", connect);
+  if (document.readyState === "complete") start();
+  else document.addEventListener("DOMContentLoaded", start);
 })();

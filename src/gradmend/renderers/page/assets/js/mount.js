@@ -195,7 +195,7 @@
       entry.words = () => {
         caption.textContent = "";
         caption.append(gm.h("strong", { class: "fig-title" }, gm.visible(entry.spec.title)));
-        if (entry.spec.caption) caption.append(" ", gm.h("span", { class: "fig-caption" }, gm.visible(entry.spec.caption)));
+        if (entry.spec.caption) caption.append(" ", gm.h("span", { class: "fig-caption" }, gm.power(entry.spec.caption)));
       };
       gm.figures.set(element, entry);
       near.observe(element);
