@@ -118,13 +118,13 @@ def of(times: list[float]) -> str:
 
 
 def serve(place: Path) -> tuple[subprocess.Popen[str], str]:
-    """A live server on a free port, and the address it prints."""
+    """A live server on a free port, and the address of the run's page."""
     command = [sys.executable, "-m", "gradmend", "live", str(place), "--port", "0", "--no-open"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     found = re.search(r"http://\S+", server.stdout.readline())
     assert found is not None
-    return server, found[0]
+    return server, f"{found[0]}run/{place.name}"
 
 
 def cost(base: Path, seconds: float) -> None:
@@ -144,7 +144,7 @@ def cost(base: Path, seconds: float) -> None:
         while time.time() < ends - WINDOW - 3:
             began, looking = time.time(), len(windows) % 2 == 1
             if looking:
-                watch(address.rstrip("/"), began + WINDOW)
+                watch(address, began + WINDOW)
             else:
                 time.sleep(WINDOW)
             windows.append((began + 0.5, time.time() - 0.3, looking))
