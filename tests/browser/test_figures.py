@@ -16,6 +16,7 @@ import pytest
 from gradmend.renderers.page.document import Section, document, place
 from gradmend.renderers.page.encoding import decoded, exact, quantised
 from gradmend.renderers.page.figure import Axis, Heat, Level, Lines, Mark, Series
+from gradmend.renderers.visible import visible
 
 STEPS = Axis(label="optimizer step")
 VIRIDIS = ["440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"]
@@ -340,7 +341,7 @@ class TestLines:
         page = opened(lines(line(np.full(50, 2.0), role="loss")))
         seen = page.evaluate(
             """() => {
-              const canvas = document.querySelector('.uplot canvas:not(.fig-overlay)');
+              const canvas = document.querySelector('.fig-panel canvas');
               const {width, height} = canvas;
               const {data} = canvas.getContext('2d').getImageData(0, 0, width, height);
               let count = 0;
@@ -354,7 +355,7 @@ class TestLines:
     def test_pointing_reads_values_with_units_and_spread(self, opened: Any) -> None:
         values = np.linspace(3, 1, 101)
         page = opened(lines(line(values, low=values - 0.5, high=values + 0.5)))
-        box = page.locator(".u-over").bounding_box()
+        box = page.locator(".fig-plot").bounding_box()
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 40)
         settled(page)
         assert "optimizer step 500" in readout(page, "lines")
@@ -368,7 +369,7 @@ class TestLines:
                 panels=[Axis(label="loss"), Axis(label="norm", log=True)],
             )
         )
-        boxes = [page.locator(".u-over").nth(panel).bounding_box() for panel in (0, 1)]
+        boxes = [page.locator(".fig-plot").nth(panel).bounding_box() for panel in (0, 1)]
         box = boxes[0]
         page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + 30)
         page.mouse.down()
@@ -405,7 +406,7 @@ class TestLines:
                 line(np.full(11, 9.0), "high", layer="up.high"),
             )
         )
-        box = page.locator(".u-over").bounding_box()
+        box = page.locator(".fig-plot").bounding_box()
         page.mouse.click(box["x"] + box["width"] * 0.7, box["y"] + 25)
         assert page.evaluate("gm.selection") == {"layer": "up.high", "step": 70}
 
@@ -415,7 +416,7 @@ class TestLines:
         page = opened(lines(*many, panels=[Axis(label="norm", lo=0.0, hi=1000.0)]))
         assert "1,000 lines" in page.locator(".fig-legend").inner_text()
         # When the pointer is at 3/4 of the height, then a line near 250 is named.
-        box = page.locator(".u-over").bounding_box()
+        box = page.locator(".fig-plot").bounding_box()
         page.mouse.move(box["x"] + 100, box["y"] + box["height"] * 0.75)
         settled(page)
         found = re.search(r"block\.(\d+)", readout(page, "lines"))
@@ -534,6 +535,23 @@ class TestAroundThePage:
         page.locator("#search").fill("nowhere")
         page.keyboard.press("Enter")
         until(page, "document.querySelector('.unseen').textContent.includes('nowhere')")
+
+    def test_search_finds_layers_of_figures_nobody_has_seen(
+        self, page: Any, tmp_path: Path
+    ) -> None:
+        # Given figures far below what is in view, with layers of rows and of lines.
+        below = [heat(np.zeros((3, 2))), lines(line([1, 2], "deep", layer="deep.down"))]
+        inner = '<div style="height:9000px"></div>' + "".join(place(one.id) for one in below)
+        path = tmp_path / "page.html"
+        path.write_text(document("T", [Section(id="s", title="", html=inner)], figures=below))
+        page.goto(f"file://{path}")
+        # When something is searched for, then their layers are offered and nothing is drawn.
+        page.keyboard.press("/")
+        until(page, "document.querySelectorAll('#layers option').length === 4")
+        page.keyboard.type("down")
+        page.keyboard.press("Enter")
+        assert page.evaluate("gm.selection.layer") == "deep.down"
+        assert page.locator(".fig.drawn").count() == 0
 
     def test_keys_are_told(self, opened: Any) -> None:
         page = opened(heat([[1.0]]))
@@ -695,6 +713,22 @@ class TestFromAServer:
         settled(page)
         assert "5 units" in readout(page)
 
+    def test_a_zoom_stays_when_numbers_come(self, page: Any) -> None:
+        # Given a heat map zoomed to a quarter of its rows.
+        figures: dict[str, Any] = {"heat": heat(np.zeros((40, 2)))}
+        self.serve(page, figures)
+        page.wait_for_selector(".fig.drawn")
+        page.locator(".heat-stage").focus()
+        page.keyboard.press("+")
+        page.keyboard.press("+")
+        settled(page)
+        assert "Rows 16 to 25 of 40" in page.locator(".fig-note").inner_text()
+        # When it comes with more rows, then the same are in view.
+        figures["heat"] = heat(np.zeros((44, 3)))
+        page.evaluate("gm.refetch(['heat'])")
+        settled(page)
+        assert "Rows 16 to 25 of 44" in page.locator(".fig-note").inner_text()
+
     def test_a_failure_is_a_sentence_and_passes(self, page: Any) -> None:
         figures: dict[str, Any] = {"heat": None}
         self.serve(page, figures)
@@ -734,7 +768,7 @@ class TestHostileNames:
         page = opened(first, second)
         # When they are pointed at, selected, listed and downloaded.
         point_at(page, 0, 0, click=True)
-        assert page.evaluate("gm.selection.layer") == HOSTILE
+        assert page.evaluate("gm.selection.layer") == visible(HOSTILE)
         page.locator("#fig-lines .fig-stage").focus()
         page.keyboard.press("ArrowRight")
         for summary in page.locator("summary").all():

@@ -184,7 +184,7 @@ def test_a_run_that_has_written_nothing_yet_is_waited_for(
 ) -> None:
     training = begin("first", steps=0)
     asks = server()
-    assert "No training step" in asks("/run/first").text
+    assert "Waiting for the first training step" in asks("/run/first").text
     training.steps()
     assert asks.json("/run/first/report.json") is not None
 

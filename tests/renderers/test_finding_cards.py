@@ -8,6 +8,7 @@ import pytest
 
 from gradmend.records.finding import Evidence
 from gradmend.registry import rules
+from gradmend.renderers import run_words
 from gradmend.renderers.finding_cards import FIGURES, SHOWN_BY, figure_for, finding_cards
 
 _spec = importlib.util.spec_from_file_location("reports", Path(__file__).with_name("reports.py"))
@@ -37,7 +38,21 @@ def test_a_card_says_all_there_is_to_say() -> None:
 
 
 def test_nothing_found_is_said() -> None:
-    assert finding_cards(reports.empty()) == ["<p>Nothing.</p>"]
+    assert finding_cards(reports.empty()) == ["<p>No rule found anything.</p>"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "status", "said"),
+    [
+        (30, "finished", "No rule found anything in 30 steps."),
+        (0, "finished", "none was seen"),
+        (0, "running", "none has been written yet"),
+    ],
+)
+def test_nothing_found_in_a_run_says_in_what(steps: int, status: str, said: str) -> None:
+    run = replace(run_words.watched_of(reports.empty()), steps=steps, status=status)
+    (card,) = finding_cards(replace(reports.empty(), watched=run))
+    assert said in card
 
 
 def test_many_modules_and_figures_are_folded_and_bounded() -> None:

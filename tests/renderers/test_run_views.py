@@ -233,7 +233,7 @@ def test_what_the_report_shows() -> None:
     )
     report = runs.report(history, [runs.finding()], spells=spells, notes=("no line of it",))
     shown = render_run(report, history, width=100, ascii=True)
-    assert shown.startswith("good (finished): vanishing-gradient keeps it from training.")
+    assert shown.startswith("good (finished): vanishing-gradient hurts its training.")
     assert "held      steps 5 to 20, since step 40 (20 steps)" in shown
     assert "LOS221 loss-spike (warning): steps 7 to 9" in shown
     assert re.search(r"clipped +100 % of the steps, to 1; then to 0.5 of the gradient", shown)
@@ -332,7 +332,7 @@ def test_markdown_is_short_and_says_what_matters() -> None:
     shown = markdown(report, history)
     assert "bob" not in shown
     assert len(shown.splitlines()) <= 40
-    for part in ("9 causes keep it from training", "`train.py --rate 1e-3`", "`train.py:42`",
+    for part in ("9 causes hurt its training", "`train.py --rate 1e-3`", "`train.py:42`",
                  "And 4 more findings", "torch 2.13.0", "| `layers.0"):  # fmt: skip
         assert part in shown
     rows = [line for line in shown.splitlines() if line.startswith("|")]

@@ -50,8 +50,8 @@ def _cells(report: Report | None, problem: str) -> list[str]:
         status_html(run.status),
         f"{run.steps:,}",
         escape(numbers.seconds(run.seconds)),
-        escape(numbers.number(run.loss_first)),
-        escape(numbers.number(run.loss_last)),
+        escape(run_words.loss_word(run.loss_first)),
+        escape(run_words.loss_word(run.loss_last)),
         _findings(report),
     ]
 

@@ -11,7 +11,7 @@ from gradmend.live.shelf import Row, Shelf
 from gradmend.live.source import Source
 from gradmend.live.work import aside
 from gradmend.records.finding import Severity
-from gradmend.renderers import numbers
+from gradmend.renderers import numbers, run_words
 from gradmend.renderers.run_list import age_words
 from gradmend.renderers.visible import escape, isolate
 
@@ -19,13 +19,14 @@ PAUSE = 1.0
 """Seconds between two looks at the folder."""
 SECTION = "runs"
 _LEFT = ' style="text-align:left"'
+_WORDS = ' style="text-align:left;padding-left:18px;white-space:normal;min-width:15em"'
 _HEADS = (
     ("run", _LEFT),
     ("status", _LEFT),
     ("steps", ""),
     ("time", ""),
     ("last loss", ""),
-    ("open findings", ' style="text-align:left;padding-left:18px;white-space:normal"'),
+    ("open findings", _WORDS),
     ("begun", ""),
 )
 _COMPARE = ("compare", "")
@@ -110,8 +111,8 @@ def _line(row: Row, now: datetime, *, several: bool) -> str:
     cells = (
         status_html(run.status),
         f"{run.steps:,}",
-        escape(numbers.seconds(run.seconds)),
-        escape(numbers.number(row.loss)),
+        escape(numbers.seconds(run.seconds) if run.steps else numbers.UNKNOWN),
+        escape(run_words.loss_word(row.loss)),
         _findings(row),
         escape(age_words(run.started_at, now)),
     )

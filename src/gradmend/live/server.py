@@ -132,6 +132,10 @@ class _Server(uvicorn.Server):
         """Listen, and say so."""
         await super().startup(sockets=sockets)
         print(f"gradmend live: {self._address} (Ctrl-C ends it)", flush=True)
+        if not self._live.shelf.runs():
+            place = self._live.shelf.place
+            there = "no run" if place.is_dir() else "no such folder yet"
+            print(f"{there}: {place}; a run is shown as soon as it begins", flush=True)
         if self._browser:
             # A browser that runs in the terminal does not come back before it is closed.
             threading.Thread(target=webbrowser.open, args=(self._address,), daemon=True).start()

@@ -8,7 +8,7 @@ from gradmend.errors import UnknownName
 from gradmend.records.finding import Evidence, Finding
 from gradmend.records.report import Report
 from gradmend.registry import Remedy, Rule, find
-from gradmend.renderers import numbers, plot, words
+from gradmend.renderers import numbers, plot, run_words, words
 from gradmend.renderers.how_to_apply import apply_box
 from gradmend.renderers.limit_bar import beyond, limit_bar
 from gradmend.renderers.visible import Markup, escape, isolate, shorten, visible
@@ -28,13 +28,13 @@ FIGURES = {
     "heat-dead": "dead units over layers and steps",
     "heat-gradient": "gradients over layers and steps",
     "heat-output": "outputs over layers and steps",
-    "ratio": "updates beside weights",
+    "ratio": "updates over weights",
     "training": "loss, norms and what happened",
     "attention-entropy": "attention entropy",
     "attention-logits": "attention logits",
     "through-time": "the gradient through time",
     "through-time-look": "the gradient through time",
-    "books": "from gradient to update",
+    "books": "from raw gradient to update",
 }
 """Figures that a finding may point at, as they stand in a sentence."""
 
@@ -67,7 +67,12 @@ def finding_cards(report: Report, figures: Collection[str] = frozenset()) -> lis
     """
     folded = words.fold_findings(report.findings)
     if not folded:
-        return ["<p>Nothing.</p>"]
+        run = report.watched
+        if run is not None and not run.steps:
+            waits = run.status == "running"
+            return [f"<p>{escape(run_words.NO_STEP_YET if waits else run_words.NO_STEP)}</p>"]
+        seen = f" in {numbers.count(run.steps, 'step')}" if run is not None else ""
+        return [f"<p>No rule found anything{seen}.</p>"]
     return [_card(entry, rank, report, figures) for rank, entry in enumerate(folded, start=1)]
 
 

@@ -254,9 +254,11 @@ def _small_print(report: Report, history: History, look: Look) -> Iterator[Rende
             yield Text(f"- and {len(run.notes) - MOST_UNSEEN:,} more", style="dim")
     parts = [run_words.cost_words(run)]
     if run.overhead_seconds > 0:
-        parts.append(f"{numbers.seconds(run.overhead_seconds)} of {numbers.seconds(run.seconds)}")
+        took = numbers.seconds(run.overhead_seconds)
+        beside = f"beside {numbers.seconds(run.seconds)} of training"
+        parts = [f"{parts[0]} {beside}" if took in parts[0] else f"{parts[0]}, {took} {beside}"]
     if run.setup_seconds > 0:
-        parts.append(f"{numbers.seconds(run.setup_seconds)} once at the first step")
+        parts.append(f"{numbers.seconds(run.setup_seconds)} to set up, once")
     versions = [
         f"{name} {value}"
         for name, value in (

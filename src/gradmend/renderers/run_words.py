@@ -13,6 +13,15 @@ from gradmend.renderers.words import Folded, fold_findings
 
 NOTEWORTHY = 0.05
 """Share of clipped or skipped steps from which a closing line speaks of it."""
+FEW_SECONDS = 3.0
+"""Cost of watching below which a share of a short run says nothing: most of it is spent once."""
+NO_STEP = (
+    "Rules judge training steps, and none was seen: the optimizer that is watched has to take one,"
+    " of a model that is watched, before the watching ends."
+)
+"""What to tell of a run without a step, instead of findings."""
+NO_STEP_YET = "Rules judge training steps; none has been written yet."
+"""The same while it runs."""
 _DIRECTIONS = {
     "forward": "on the way forward",
     "loss": "in the loss",
@@ -61,21 +70,23 @@ def ranked(report: Report) -> tuple[list[Folded], list[Finding]]:
 
 def state_words(run: Watched) -> str:
     """How the run stands: ``finished``, ``still running``, ``killed``..."""
-    words = {"running": "still running", "killed": "killed without a word"}
+    words = {"running": "still running"}
     return words.get(run.status, visible(run.status) or "watched")
 
 
 def verdict(report: Report) -> str:
     """What is to be said of the run, in one sentence."""
     run = watched_of(report)
+    if not run.steps and run.status == "running":
+        return "Waiting for the first training step."
     if not run.steps:
         return "No training step was seen, so nothing can be said of the training."
     causes, notes = ranked(report)
     if causes:
         top = causes[0].finding
         worst = max((entry.finding.severity for entry in causes), key=lambda s: s.rank)
-        hurt = "keep" if worst is Severity.ERROR else "hurt"
-        what = "it from training" if worst is Severity.ERROR else "its training"
+        keeps = worst is Severity.ERROR and run.learns is not True  # a loss that falls is training
+        hurt, what = ("keep", "it from training") if keeps else ("hurt", "its training")
         if len(causes) == 1:
             return f"{visible(top.name)} {hurt}s {what}."
         return f"{len(causes)} causes {hurt} {what}, {visible(top.name)} first."
@@ -103,14 +114,20 @@ def loss_words(run: Watched) -> str:
     """``loss 2.31 -> 0.42``; empty where no loss was seen."""
     if run.loss_first is None or run.loss_last is None:
         return ""
-    return f"loss {numbers.number(run.loss_first)} -> {numbers.number(run.loss_last)}"
+    return f"loss {loss_word(run.loss_first)} -> {loss_word(run.loss_last)}"
+
+
+def loss_word(loss: float | None) -> str:
+    """A loss as it is told: NaN and infinity are no numbers, and none is ``n/a``."""
+    known = loss is None or math.isfinite(loss)
+    return numbers.number(loss) if known else "not finite"
 
 
 def cost_words(run: Watched) -> str:
     """``watching cost 1.3 % (budget 2 %)``; of a short run in seconds, as some are spent once."""
     if not run.seconds > 0:
         return ""
-    if run.overhead_seconds < 1 and run.overhead > run.budget:
+    if run.overhead_seconds < FEW_SECONDS and run.overhead > run.budget:
         return f"watching cost {numbers.seconds(run.overhead_seconds)}"
     cost = 100 * run.overhead
     words = f"watching cost {cost:.1f} %" if cost < 10 else f"watching cost {cost:,.0f} %"

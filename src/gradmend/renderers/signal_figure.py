@@ -67,7 +67,7 @@ def signal_figure(trace: Trace) -> str | None:
     if silent:
         caption += f" {numbers.count(silent, 'operation')} without any finite spread not drawn."
     inner = f'<div class="legend">{keys}</div>{upper.html()}{lower.html()}'
-    return plot.figure("The forward signal", inner, caption, _fallback(_in_order(drawn)))
+    return plot.figure("What tells samples apart", inner, caption, _fallback(_in_order(drawn)))
 
 
 def _in_order(series: dict[str, list[Operation]]) -> list[Operation]:

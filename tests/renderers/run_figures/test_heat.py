@@ -45,6 +45,23 @@ def test_rows_are_in_forward_order(runs: ModuleType, disk: Any) -> None:
     assert figure.rows == ("a", "c", "b")
 
 
+def test_steps_whose_gradients_are_not_finite_are_there(runs: ModuleType, disk: Any) -> None:
+    # given two steps of numbers, one of NaN without a size, and one at which nothing was measured
+    columns = [Column(name="a", module="a", order=0), Column(name="b", module="b", order=1)]
+    values = {
+        "log10_rms": np.array([[1.0, 2.0], [1.5, 2.5], [np.nan, 3.0], [np.nan, np.nan]]),
+        "non_finite": np.array([[0.0, 0.0], [0.0, 0.0], [4.0, 0.0], [0.0, 0.0]]),
+    }
+    history = History(tables={"gradient": runs.table("gradient", columns, [0, 1, 3, 5], values)})
+    # when
+    figure = BY_ID["heat-gradient"](disk(history))
+    # then
+    assert figure is not None
+    assert figure.at.tolist() == [0, 1, 3]
+    assert figure.values.tolist() == [[1.0, 1.5, np.inf], [2.0, 2.5, 3.0]]
+    assert "held NaN or infinity" in figure.caption
+
+
 def test_rows_that_were_never_measured(runs: ModuleType, disk: Any) -> None:
     # given a parameter that never got a gradient, and a module that is no activation
     history = runs.run(10)

@@ -26,8 +26,8 @@ def test_over_depth_against_the_counts(runs: ModuleType, disk: Any) -> None:
     assert figure.categories == ("layers.0.weight", "layers.1.weight")
     assert figure.layers == ("layers.0", "layers.1")
     assert len(figure.rows) == 25 and figure.rows[0] == "2^0"
-    assert figure.rows[24] == "2^-24 (smallest float16)"
-    assert figure.rows[14] == "2^-14 (smallest normal float16)"
+    assert figure.rows[24] == "2^-24 (float16)"
+    assert figure.rows[14] == "2^-14 (float16)"
     expected = np.zeros((25, 2))
     expected[24, 0] = expected[14, 0] = 0.25
     expected[6, 0] = 0.5
@@ -86,7 +86,7 @@ def test_outputs_share_the_figures(runs: ModuleType, disk: Any) -> None:
     assert figure is not None and figure.id == "hist-output-depth"
     assert figure.categories == ("layers.0", "layers.1", "layers.2")
     assert figure.title == "Output histograms over depth"
-    assert figure.rows[0] == "2^16" and figure.rows[1] == "2^15 (largest float16)"
+    assert figure.rows[0] == "2^16" and figure.rows[1] == "2^15 (float16)"
     assert figure.values[:, 2].tolist() == [0.75, *[0.0] * 16, 0.25]
     assert "From 2^16 on float16 is infinite" in figure.caption
     # and over time every choice can be built, by the catalogue too

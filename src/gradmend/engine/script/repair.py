@@ -229,9 +229,8 @@ def _with_winner(
     try:
         after = watched(runs, order).report.trace
     except BadInput as error:  # it has been trained before; a look more or less proves nothing
-        report = replace(
-            report, trace=replace(report.trace, notes=(*report.trace.notes, str(error)))
-        )
+        note = f"the repaired script was not looked at once more: {error.found}"
+        report = replace(report, trace=replace(report.trace, notes=(*report.trace.notes, note)))
         return replace(report, prescription=winner, verdict=verdict)
     verdict = replace(verdict, checked=check_predictions(winner.predictions, after))
     return replace(report, prescription=winner, verdict=verdict, after=after)

@@ -31,7 +31,7 @@ def circumstances(report: Report) -> list[str]:
     looked = report.ledger is not None or watched is None
     pairs = [
         ("model", isolate(run.model)),
-        ("parameters", f"{run.parameters:,}"),
+        ("parameters", f"{run.parameters:,}" if run.parameters else "not counted"),
         ("device", isolate(run.device)),
     ]
     if looked:
@@ -73,9 +73,10 @@ def _of_run(run: Watched) -> list[tuple[str, str]]:
     """What was run, how it ended and what watching it cost."""
     pairs = [("command", f"<code>{isolate(run.command)}</code>")] if run.command else []
     pairs.append(("status", escape(run_words.state_words(run))))
-    pairs.append(("watched", escape(run_words.steps_words(run))))
+    watched = run_words.steps_words(run) if run.steps else "no step"
+    pairs.append(("watched", escape(watched)))
     cost = run_words.cost_words(run).removeprefix("watching cost ")
     pairs += [("cost of watching", escape(cost))] if cost else []
     if run.setup_seconds > 0:
-        pairs.append(("once at the first step", numbers.seconds(run.setup_seconds)))
+        pairs.append(("set up, once", numbers.seconds(run.setup_seconds)))
     return pairs

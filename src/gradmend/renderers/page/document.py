@@ -15,7 +15,6 @@ from importlib.resources import files
 from typing import Any
 
 import rcssmin
-import rjsmin
 
 from gradmend.records.ledger import CAUSES
 from gradmend.renderers.page.figure import Figure
@@ -23,29 +22,32 @@ from gradmend.renderers.visible import escape, json_for_script
 
 STYLES = {
     "base.css": (),
-    "vendor/uPlot.min.css": ("lines",),
+    "findings.css": (),
     "figures.css": (),
-    "ledger.css": (),
+    "heat.css": ("heat",),
+    "ledger.css": ("ledger",),
 }
 SCRIPTS: dict[str, tuple[str, ...]] = {
-    "vendor/uPlot.iife.min.js": ("lines",),
     "js/core.js": (),
     "js/mount.js": (),
     "js/page.js": (),
+    "js/buttons.js": (),
     "js/tools.js": ("lines", "heat", "ledger"),
+    "js/pens.js": ("lines", "heat"),
+    "js/stage.js": ("lines", "heat"),
     "js/marks.js": ("lines", "heat"),
-    "js/colours.js": ("heat",),
     "js/series.js": ("lines",),
+    "js/panels.js": ("lines",),
     "js/lines.js": ("lines",),
-    "js/lines_svg.js": ("lines",),
+    "js/colours.js": ("heat",),
     "js/matrix.js": ("heat",),
+    "js/cells.js": ("heat",),
+    "js/choices.js": ("heat",),
     "js/heat.js": ("heat",),
     "js/books.js": ("ledger",),
     "js/waterfall.js": ("ledger",),
     "js/treegrid.js": ("ledger",),
     "js/ledger.js": ("ledger",),
-    "js/copy.js": (),
-    "js/report.js": (),
     "js/live.js": ("live",),
 }
 """Each file with the kinds of figures that need it, none where every page does; in this order in
@@ -148,7 +150,7 @@ def _bar(sections: Sequence[Section], *, live: bool) -> str:
         f'<header class="topbar"><div class="topbar-in">{home}'
         f'<nav aria-label="On this page">{links}</nav>'
         '<div class="tools"><input id="search" type="search" list="layers" '
-        'placeholder="Find a layer ( / )" aria-label="Find a layer" autocomplete="off" hidden>'
+        'placeholder="Find a layer" aria-label="Find a layer" autocomplete="off" hidden>'
         '<datalist id="layers"></datalist>'
         '<button id="theme" type="button" hidden></button>'
         '<button id="help" type="button" aria-label="Keys" title="Keys (?)" hidden>?</button>'
@@ -179,9 +181,18 @@ def _together(assets: Mapping[str, tuple[str, ...]], kinds: frozenset[str]) -> s
 def _asset(name: str) -> str:
     """A file of the page without comments and indentation: they are for those who read it."""
     text = files("gradmend.renderers.page").joinpath("assets", name).read_text(encoding="utf-8")
-    if name.startswith("vendor/"):
-        return text
-    return str(rjsmin.jsmin(text) if name.endswith(".js") else rcssmin.cssmin(text))
+    return without_comments(text) if name.endswith(".js") else str(rcssmin.cssmin(text))
+
+
+def without_comments(script: str) -> str:
+    """A script without lines that are comments, empty lines and indentation.
+
+    By line, and nothing within one: what takes a script for shorter needs to tell a regular
+    expression from a division, and text in a template inside a template from code. The scripts
+    keep to lines: no comment begins with ``/*`` and no template goes over several.
+    """
+    lines = (line.strip() for line in script.splitlines())
+    return "".join(f"{line}\n" for line in lines if line and not line.startswith("//"))
 
 
 def _patterns() -> str:

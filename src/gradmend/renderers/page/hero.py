@@ -11,6 +11,12 @@ from gradmend.renderers.visible import escape, isolate
 MOST_OF_A_TILE = 40
 """Characters; longer facts are folded."""
 
+JUDGED = {"error": "needs a repair", "warning": "could train better"}
+"""What the gravest finding means, by its severity."""
+
+CUT_OFF = "Its process is gone without an end of the run; what it had written is shown."
+"""Of a run that is told as killed: by whom cannot be known."""
+
 
 def hero(report: Report) -> str:
     """The first section: verdict, lead, figures."""
@@ -24,11 +30,11 @@ def hero(report: Report) -> str:
                 f"<details><summary>{escape(label)}</summary><pre><code>{lines}</code></pre></details>"
             )
         else:
-            tiles.append(f"<div><dt>{escape(label)}</dt><dd>{isolate(value)}</dd></div>")
+            tiles.append(f"<div><dt>{escape(label)}</dt><dd>{isolate(arrows(value))}</dd></div>")
     shown = f'<dl class="tiles">{"".join(tiles)}</dl>' if tiles else ""
     return (
         f'<p class="brand"><span class="badge {kind}">{escape(sign)}</span></p>'
-        f"<h1>{escape(_sentence(report))}</h1>"
+        f"<h1>{escape(arrows(_sentence(report)))}</h1>"
         f'<p class="lead">{powers(_lead(report))}</p>{shown}{"".join(texts)}\n'
     )
 
@@ -36,14 +42,19 @@ def hero(report: Report) -> str:
 def _badge(report: Report) -> tuple[str, str]:
     if report.verdict is not None:
         return ("good", "✓ repaired") if report.verdict.kept else ("open", "○ left as it was")
-    worst = max((f.severity for f in report.findings), key=lambda s: s.rank, default=None)
+    causes = report.findings
+    if report.watched is not None:  # as the sentence below it: by what stands on its own
+        causes = tuple(entry.finding for entry in run_words.ranked(report)[0]) or causes
+    worst = max((f.severity for f in causes), key=lambda s: s.rank, default=None)
     if report.healthy:
         run = report.watched
         if run is not None and (not run.steps or run.status in ("crashed", "killed")):
-            return "open", f"○ {run_words.state_words(run)}" if run.steps else "○ no step yet"
+            waits = "○ no step yet" if run.status == "running" else "○ no step seen"
+            return "open", f"○ {run_words.state_words(run)}" if run.steps else waits
         return "good", "✓ healthy"
     level = worst.value if worst else "note"
-    return ("bad", f"✕ {level}") if level == "error" else ("open", f"! {level}")
+    sign, kind = ("✕", "bad") if level == "error" else ("!", "open")
+    return kind, f"{sign} {JUDGED.get(level, level)}"
 
 
 def _sentence(report: Report) -> str:
@@ -60,7 +71,8 @@ def _lead(report: Report) -> str:
         parts.append(f"{name} ({run_words.state_words(run)}).")
         stopped = run_words.stopped_words(run)
         parts += [f"{stopped[:1].upper()}{stopped[1:]}."] if stopped else []
-        parts += [f"It ended with {run.crash}"] if run.crash else []
+        parts += [f"It ended with {run.crash.rstrip('.')}."] if run.crash else []
+        parts += [CUT_OFF] if run.status == "killed" else []
         if run.first_bad is not None:
             parts.append(
                 f"The first value that is not finite: {run_words.bad_words(run.first_bad)}."
@@ -78,10 +90,16 @@ def _run_facts(report: Report) -> list[tuple[str, str]]:
         return []
     facts = [("steps", f"{run.steps:,}"), ("time", numbers.seconds(run.seconds))]
     loss = run_words.loss_words(run).removeprefix("loss ")
-    facts += [("loss, first -> last", loss)] if loss else []
+    before = " before the repair" if report.verdict is not None and report.verdict.kept else ""
+    facts += [(f"loss{before}, first → last", loss)] if loss else []
     handled = run_words.handled_words(run)
     facts += [("clipped or skipped", "; ".join(handled))] if handled else []
     return facts if run.steps else []
+
+
+def arrows(sentence: str) -> str:
+    """``2.3 -> 0.4`` as it is set, not as it is typed."""
+    return sentence.replace(" -> ", " → ")
 
 
 def powers(sentence: str) -> str:

@@ -26,11 +26,11 @@ from gradmend.renderers.signal_figure import signal_figure
 RUN_SECTIONS = {
     "heat": "Layers and steps",
     "histograms": "How large the numbers are",
-    "depth": "The gradient over depth",
-    "ratio": "Updates beside weights",
+    "depth": "Vanishing or exploding",
+    "ratio": "The pace of learning",
     "training": "Loss, norms and what happened",
-    "books": "From gradient to update",
-    "time": "Through time",
+    "books": "What the optimizer made of it",
+    "time": "Recurrent layers",
     "attention": "Attention",
 }
 """Sections that a run's figures stand in, by the name the catalogue gives them, in page order."""

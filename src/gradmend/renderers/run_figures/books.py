@@ -53,9 +53,9 @@ def over_depth(reader: RunReader) -> Lines | None:
     return Lines(
         id=ID,
         title="From raw gradient to update",
-        caption=f"Rms of every parameter in forward order, {told}. The raw gradient is taken before"
-        " clipping and without the loss scale; the update is the change of the weights by the"
-        " step. An update that does not follow its gradient was scaled by the optimizer."
+        caption=f"Rms of every parameter, {told}; the raw gradient is before clipping and without"
+        " the loss scale. Where the update does not follow the gradient, the optimizer has"
+        " rescaled it."
         + (" Each point stands for neighbouring layers (means)." if depth.pooled else ""),
         words=f"Sizes of {count:,} parameters over depth: "
         + "; ".join(wording.line(each.name, each.values, _AXIS) for each in series)

@@ -40,6 +40,8 @@ class Map:
     centre: float | None = None
     levels: tuple[Level, ...] = ()
     rows: Axis = wording.DEPTH
+    broken: tuple[str, ...] = ()
+    """Counts of entries that are not finite: where they leave no size, the cell is infinite."""
 
     def __call__(self, reader: RunReader) -> Heat | None:
         """The figure; ``None`` where the run holds nothing of it."""
@@ -48,13 +50,16 @@ class Map:
             return None
         rows = min(len(columns), MOST)
         most = min(MOST_STEPS, max(FEWEST_STEPS, MOST_CELLS // rows))
-        seen = reader.overview(self.table, [self.quantity], most)
+        seen = reader.overview(self.table, [self.quantity, *self.broken], most)
         values = seen.mean[self.quantity]
+        for name in self.broken:
+            values = np.where(np.isnan(values) & (seen.mean[name] > 0), np.inf, values)
         values = values[:, : len(columns)]  # one may have been declared meanwhile
         known = ~np.isnan(values).all(axis=0)
         if not known.any():
             return None
-        steps, values, gathered = gapless(seen.steps, values)
+        measured = ~np.isnan(values).all(axis=1)
+        steps, values, gathered = gapless(seen.steps[measured], values[measured])
         some = None if self.silent else np.flatnonzero(known).tolist()
         depth = places(columns, some=some)
         cells = depth.take(values, self.pool)
@@ -63,6 +68,7 @@ class Map:
             id=self.id,
             title=self.title,
             caption=self.caption
+            + (" Cells of +inf held NaN or infinity." if (cells == np.inf).any() else "")
             + wording.pooled_words(steps=seen.pooled or gathered, layers=depth.pooled, how=how),
             words=f"Heat map of {self.colour.label}: {len(depth):,} rows over"
             f" {wording.span(steps)}. "
@@ -123,6 +129,7 @@ MAPS = (
         title="Gradient over depth and time",
         table="gradient",
         quantity="log10_rms",
+        broken=("non_finite",),
         colour=Axis(label="log10 rms of the gradient", unit="decades"),
         caption="Rms of each parameter's gradient, as the optimizer got it. Dark rows towards the"
         " input are a gradient that vanishes on its way back; an empty row never had one.",
@@ -169,6 +176,7 @@ MAPS = (
         title="Output of each module",
         table="output",
         quantity="log10_rms",
+        broken=("non_finite",),
         colour=Axis(label="log10 rms of the output", unit="decades"),
         caption="Rms of what each module puts out. It should change little over depth.",
         silent=False,

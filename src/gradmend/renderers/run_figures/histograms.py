@@ -14,12 +14,15 @@ from gradmend.renderers import numbers
 from gradmend.renderers.page.figure import Axis, Heat
 from gradmend.renderers.run_figures import wording
 from gradmend.renderers.run_figures.places import forward, label, places
+from gradmend.renderers.visible import shorten
 from gradmend.store.reader import RunReader
 from gradmend.theory.formats import number_format
 
 MOST_BINS = 320
 """Rows of a histogram: float32 has 277 powers of two, and wider ones share rows."""
 MOST_CHOICES = 24
+MOST_LETTERS = 80
+"""Of a layer's name in a caption."""
 _SHARE = Axis(label="share of the layer's numbers", percent=True, lo=0.0)
 _NOTED = ("float16", "bfloat16")
 
@@ -80,8 +83,7 @@ class Histograms:
             id=self.depth,
             title=self.depth_title,
             caption=f"Share of each layer's {self.what} entries in each power of two,"
-            f" {_when(steps)}. No range is chosen, so nothing falls outside; exact zeros are not"
-            " counted."
+            f" {_when(steps)}: all of them but exact zeros."
             + _limits_words(bins)
             + (" Each column stands for neighbouring layers (means)." if depth.pooled else ""),
             words=f"Histograms of the {self.what} of {newest}, {_when(steps)}."
@@ -123,13 +125,13 @@ class Histograms:
         steps = np.array(sorted(merged), dtype=np.int64)
         bins = _Bins(list(merged.values()))
         cells = np.stack([bins.shares(merged[int(step)]) for step in steps], axis=1)
-        name = label(columns[at])
+        name = shorten(label(columns[at]), MOST_LETTERS)
         chosen = "" if which else f" (the smallest {self.what} of all)"
         return Heat(
             id=f"{self.time}:{which}" if which else self.time,
             title=self.time_title,
             caption=f"Share of the {self.what} entries of {name}{chosen} in each power of two, each"
-            " time they were counted. Exact zeros are not counted." + _limits_words(bins),
+            " time they were counted: all of them but exact zeros." + _limits_words(bins),
             words=f"Histograms of the {self.what} of {name} over {wording.span(steps)}."
             f" They reach from {bins.rows[-1]} to {bins.rows[0]}. "
             + wording.extremes(cells, bins.rows, wording.step_names(steps), _SHARE, both=False),
@@ -205,13 +207,16 @@ class _Bins:
 
 
 def _limits() -> dict[int, str]:
-    """The powers of two at which number formats begin and end."""
+    """The powers of two at which number formats begin, lose precision and end.
+
+    Which of it stands in the caption: a row's label has no room.
+    """
     edges: dict[int, list[str]] = {}
     for name in _NOTED:
         form = number_format(name)
-        edges.setdefault(int(np.log2(form.min_subnormal)), []).append(f"smallest {name}")
-        edges.setdefault(int(np.log2(form.min_normal)), []).append(f"smallest normal {name}")
-        edges.setdefault(int(np.log2(form.max)), []).append(f"largest {name}")
+        edges.setdefault(int(np.log2(form.min_subnormal)), []).append(name)
+        edges.setdefault(int(np.log2(form.min_normal)), []).append(name)
+        edges.setdefault(int(np.log2(form.max)), []).append(name)
     return {edge: ", ".join(words) for edge, words in edges.items()}
 
 

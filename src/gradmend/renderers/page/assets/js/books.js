@@ -2,9 +2,9 @@
 // The gradient's books, as written by renderers/ledger_tree.py: any stretch of the model is added
 // up by two look-ups, so that 10,000 layers are as quick as ten.
 (function () {
-  const gm = (window.gm = window.gm || {});
+  const gm = window.gm;
 
-  /** A tree of entries, parents first. A stretch is [first leaf, last leaf). */
+  // A tree of entries, parents first. A stretch is [first leaf, last leaf).
   gm.books = function (spec) {
     const names = spec.names, forms = spec.forms;
     const name = gm.array(spec.name).values, form = gm.array(spec.form).values, size = gm.array(spec.size).values;
@@ -68,29 +68,29 @@
       source: (at) => forms[form[at]][3],
       share: (at) => (share ? share[at] : 1),
       pooled: (at) => amounts.get(at) || 0,
-      /** As it is called: a module by its path, an operation by its own name. */
+      // As it is called: a module by its path, an operation by its own name.
       name: (at) => full(at) + (calls.has(at) ? " (call " + (calls.get(at) + 1) + ")" : ""),
-      /** The module an entry belongs to. */
+      // The module an entry belongs to.
       path: (at) => paths[at],
       decades: (at) => decades[at],
-      /** Decades by cause between two leaves. */
+      // Decades by cause between two leaves.
       byCause: (a, b) => piled.map((sums) => sums[b] - sums[a]),
       sum: (a, b) => piled.reduce((total, sums) => total + sums[b] - sums[a], 0),
       of: (cause, a, b) => piled[cause][b] - piled[cause][a],
-      /** What theory expects; NaN where an entry of weight has no prediction. */
+      // What theory expects; NaN where an entry of weight has no prediction.
       predicted: (a, b) => (untold[b] > untold[a] ? NaN : foretold[b] - foretold[a]),
       untold: (a, b) => untold[b] - untold[a],
       broken: (a, b) => broken[b] - broken[a],
       entries: (a, b) => booked[b] - booked[a],
-      /** Direct children, in forward order. */
+      // Direct children, in forward order.
       children(at) {
         const found = [];
         for (let child = at + 1; child < end[at]; child = end[child]) found.push(child);
         return found;
       },
-      /** [first child, how many, period] of runs of like ones. */
+      // [first child, how many, period] of runs of like ones.
       groups: (at) => groups.get(at) || [],
-      /** The first entry of a module; -1 where it has none. */
+      // The first entry of a module; -1 where it has none.
       find(path) {
         if (path === null) return -1;
         for (let at = 0; at < count; at++) if (kind(at) === "module" && paths[at] === path) return at;
@@ -105,7 +105,7 @@
 
   const places = (digits) => new Intl.NumberFormat("en-GB", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   const [one, two] = [places(1), places(2)];
-  /** Decades as the rest of the page writes them: with a sign, and a minus as wide as the plus. */
+  // Decades as the rest of the page writes them: with a sign, and a minus as wide as the plus.
   gm.decades = function (value) {
     if (!Number.isFinite(value)) return Number.isNaN(value) ? "n/a" : value > 0 ? "+inf" : "\u2212inf";
     const text = (Math.abs(value) >= 1000 ? one : two).format(Math.abs(value));

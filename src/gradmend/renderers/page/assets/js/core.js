@@ -174,6 +174,9 @@
     return element;
   };
 
+  gm.key = (swatch, ...words) => gm.h("span", { class: "key" }, swatch, ...words);
+  gm.between = (value, least, most) => Math.min(Math.max(value, least), most);
+
   gm.css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   gm.calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 

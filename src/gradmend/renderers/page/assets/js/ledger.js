@@ -1,11 +1,10 @@
 "use strict";
 // The gradient ledger: the waterfall over depth and, below it, the same books along the module tree.
 (function () {
-  const gm = (window.gm = window.gm || {});
-  gm.kinds = gm.kinds || {};
+  const gm = window.gm;
   const HELP = "← → move, Shift+← → shift the stretch, + − 0 zoom, Enter selects; drag to zoom.";
 
-  /** A picture that stands alone: colours written out, hatches inside. */
+  // A picture that stands alone: colours written out, hatches inside.
   function alone(root, spec, yTitle, causes) {
     const copy = root.cloneNode(true);
     const kept = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "opacity", "font-size", "font-family", "font-weight"];
@@ -55,7 +54,7 @@
     const picture = gm.svgNode("svg", { class: "swatch", viewBox: "0 0 24 14", "aria-hidden": "true" });
     if (kind.startsWith("line")) picture.append(gm.svgNode("path", { class: kind, d: "M0 7H24" }));
     else picture.append(gm.svgNode("rect", { class: `c-${kind}`, width: 24, height: 14, fill: `url(#p-${kind})` }));
-    return gm.h("span", { class: "key" }, picture, text);
+    return gm.key(picture, text);
   }
 
   gm.kinds.ledger = function (element, spec) {
@@ -113,10 +112,11 @@
     }
 
     function build(given) {
+      // A stretch that is looked at stays where the same model is drawn anew.
+      const kept = chart && chart.stretch;
+      const whole = books ? books.leaves : -1;
       spec = given;
       books = gm.books(spec);
-      // What the search offers; no part of what the figure was given.
-      Object.defineProperty(spec, "layers", { value: books.layers, configurable: true });
       parts = {
         legend: gm.h("div", { class: "legend" }),
         title: gm.h("p", { class: "axis-title" }),
@@ -137,16 +137,17 @@
         over: (stretch) => chart.mark("hover", stretch),
         zoom(from, to) {
           chart.zoom(from, to);
-          parts.chart.scrollIntoView({ behavior: gm.calm && gm.calm() ? "auto" : "smooth", block: "nearest" });
+          parts.chart.scrollIntoView({ behavior: gm.calm() ? "auto" : "smooth", block: "nearest" });
         },
       });
       legend();
-      zoomed(0, books.leaves);
+      if (whole === books.leaves) chart.zoom(...kept);
+      else zoomed(0, books.leaves);
       parts.whole.addEventListener("click", () => chart.zoom(0, books.leaves));
       parts.chart.addEventListener("keydown", (event) => {
         if (event.ctrlKey || event.metaKey || event.altKey || !chart.key(event)) return;
         event.preventDefault();
-        if (gm.say) gm.say(parts.readout.textContent);
+        gm.say(parts.readout.textContent);
       });
     }
 
@@ -175,4 +176,5 @@
       destroy() { element.replaceChildren(); },
     };
   };
+  gm.kinds.ledger.layers = (spec) => gm.books(spec).layers;
 })();

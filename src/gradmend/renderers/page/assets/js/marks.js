@@ -33,7 +33,7 @@
   };
 
   gm.kindsOf = (marks) => [...new Set(marks.map((mark) => mark.kind))].sort((a, b) => grave(a) - grave(b));
-  gm.signKeys = (marks) => gm.kindsOf(marks).map((kind) => gm.h("span", { class: "key" }, gm.signElement(kind), gm.visible(kind)));
+  gm.signKeys = (marks) => gm.kindsOf(marks).map((kind) => gm.key(gm.signElement(kind), gm.visible(kind)));
 
   // The same in a file: signs and kinds in a row.
   gm.signRow = function (pen, marks, x, y) {

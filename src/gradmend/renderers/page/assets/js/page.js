@@ -40,18 +40,35 @@
     gm.select({ layer: from.dataset.layer });
   });
 
-  // ---- search: every layer named on the page or in a drawn figure ----
+  // ---- search: every layer named on the page or in one of its figures ----
+  function layersOf(spec) {
+    const kind = gm.kinds[spec.kind];
+    if (kind && kind.layers) return kind.layers(spec);
+    return [...(spec.layers || []), ...(spec.series || []).map((series) => series.layer)];
+  }
+
   gm.layers = function () {
     const names = new Set();
     for (const element of document.querySelectorAll("[data-layer]")) names.add(element.dataset.layer);
-    for (const { spec } of gm.figures.values()) {
-      if (!spec) continue;
-      for (const name of spec.layers || []) names.add(name);
-      for (const series of spec.series || []) if (series.layer) names.add(series.layer);
+    for (const entry of gm.figures.values()) {
+      if (entry.spec && entry.named !== entry.spec) [entry.named, entry.layers] = [entry.spec, layersOf(entry.spec)];
+      for (const name of entry.layers || []) if (name) names.add(name);
     }
     names.delete("");
     return [...names];
   };
+
+  // Figures that nobody has scrolled to are asked for their layers, once, and not drawn.
+  function askAll(then) {
+    for (const entry of gm.figures.values()) {
+      if (entry.spec || entry.layers) continue;
+      entry.layers = [];
+      Promise.resolve().then(() => gm.load(entry.id)).then((spec) => {
+        entry.layers = layersOf(spec);
+        then();
+      }, () => (entry.layers = null)); // asked again, and complained about where it is drawn
+    }
+  }
 
   const MOST_OFFERED = 50; // more than anybody reads in a list that opens under a box
   function offer(list, typed) {
@@ -82,7 +99,10 @@
     if (!list) list = document.body.appendChild(gm.h("datalist", { id: box.getAttribute("list") || "layers" }));
     box.setAttribute("list", list.id);
     box.hidden = false;
-    box.addEventListener("focus", () => offer(list, box.value));
+    box.addEventListener("focus", () => {
+      askAll(() => offer(list, box.value));
+      offer(list, box.value);
+    });
     box.addEventListener("input", () => {
       const found = offer(list, box.value);
       if (found.includes(box.value)) gm.select({ layer: box.value }); // picked from the list

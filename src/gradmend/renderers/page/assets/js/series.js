@@ -34,7 +34,7 @@
       const take = (packed) => (packed ? gm.array(packed).values : null);
       return { ...one, faint, colour, width, dash, values: take(one.values), low: take(one.low), high: take(one.high), name: gm.visible(one.name), title: titled(one) };
     });
-    return { spec, at, series, steps: gm.isSteps(spec.x) && !spec.categories.length, full: fullRange(spec, at) };
+    return { spec, at, series, mine: [], steps: gm.isSteps(spec.x) && !spec.categories.length, full: fullRange(spec, at) };
   }
 
   function fullRange(spec, at) {
@@ -114,5 +114,18 @@
     return runs;
   }
 
-  gm.series = { COLOURS, MOST_BOLD, unpack, drawable, yRange, trace };
+  // One of the many is black where it is alone, and has a colour where several are selected.
+  function shade(own, series) {
+    if (!series.faint) return series.colour;
+    const at = own.mine.length > 1 ? own.mine.indexOf(series) : -1;
+    return at < 0 ? "--ink" : COLOURS[at % COLOURS.length];
+  }
+
+  // The few, each name and colour once: what a legend holds.
+  function distinct(own) {
+    const few = own.series.filter((series) => !series.faint);
+    return [...new Map(few.map((series) => [`${series.name} ${series.colour}`, series])).values()];
+  }
+
+  gm.series = { MOST_BOLD, unpack, drawable, yRange, trace, shade, distinct };
 })();

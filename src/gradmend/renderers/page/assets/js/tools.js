@@ -6,14 +6,6 @@
   const MOST_COLUMNS = 40;
 
   // ---- files ----
-  gm.save = function (name, type, parts) {
-    const link = gm.h("a", { href: URL.createObjectURL(new Blob(parts, { type })), download: name });
-    document.body.append(link);
-    link.click();
-    link.remove();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-  };
-
   const fileName = (entry, ending) => `${entry.spec.id.replace(/[^\w-]+/g, "-").slice(0, 60) || "figure"}.${ending}`;
 
   // Single precision has seven digits: 0.1 is not to become 0.10000000149011612.
@@ -52,8 +44,8 @@
     }
     return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, unpacked(inner)]));
   }
-  // What a kind of figure works out for itself is no part of what it was given.
-  const given = (spec) => Object.fromEntries(Object.entries(spec).filter(([name]) => !/^(xs|own)$/.test(name)));
+  // What a figure works out for itself is no part of what it was given.
+  const given = ({ xs, ...spec }) => spec;
 
   function png(svg, done) {
     const image = new Image();
@@ -99,21 +91,13 @@
 
   function copyLink(entry, button) {
     const link = gm.link(entry.element.dataset.figure);
-    const told = (text) => {
-      button.textContent = text;
-      gm.say(text);
-      setTimeout(() => (button.textContent = "Link"), 1500);
-    };
-    const byHand = () => {
-      // Without the right to write to the clipboard the link is shown, ready to be copied.
+    gm.copy(button, link, () => {
       const box = gm.h("input", { class: "fig-link", readonly: true, value: link, "aria-label": "Link to this figure" });
       box.addEventListener("blur", () => box.remove());
       button.after(box);
       box.select();
       box.focus();
-    };
-    if (navigator.clipboard) navigator.clipboard.writeText(link).then(() => told("Copied"), byHand);
-    else byHand();
+    });
   }
 
   // ---- the toolbar ----
@@ -141,107 +125,5 @@
     if (location.protocol !== "about:") add("Link", "Copy a link to this figure as it is selected", (button) => copyLink(entry, button));
     entry.tools = gm.h("div", { class: "fig-tools" }, details, buttons);
     entry.element.append(entry.tools);
-  };
-
-  // ---- pens: one drawing, on a canvas or as SVG ----
-  const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
-  gm.font = (size = 12, weight = "") => `${weight} ${size}px ${FONT}`.trim();
-  const escaped = (text) => String(text).replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
-  const round = (value) => Math.round(value * 100) / 100;
-
-  class CanvasPen {
-    constructor(context) {
-      this.c = context;
-    }
-    measure(text, size, weight) {
-      this.c.font = gm.font(size, weight);
-      return this.c.measureText(text).width;
-    }
-    fit(text, width, size, weight) {
-      this.c.font = gm.font(size, weight);
-      return gm.fit(this.c, text, width);
-    }
-    rect(x, y, width, height, fill) {
-      this.c.fillStyle = fill;
-      this.c.fillRect(x, y, width, height);
-    }
-    line(points, stroke, width = 1, dash = []) {
-      this.c.strokeStyle = stroke;
-      this.c.lineWidth = width;
-      this.c.setLineDash(dash);
-      this.c.beginPath();
-      points.forEach(([x, y], at) => (at ? this.c.lineTo(x, y) : this.c.moveTo(x, y)));
-      this.c.stroke();
-      this.c.setLineDash([]);
-    }
-    text(text, x, y, { fill, align = "left", size = 12, weight = "", base = "middle" } = {}) {
-      this.c.font = gm.font(size, weight);
-      this.c.fillStyle = fill;
-      this.c.textAlign = align;
-      this.c.textBaseline = base;
-      this.c.fillText(text, x, y);
-    }
-    image(canvas, x, y, width, height) {
-      this.c.imageSmoothingEnabled = false;
-      this.c.drawImage(canvas, x, y, width, height);
-    }
-  }
-
-  const ruler = document.createElement("canvas").getContext("2d");
-  class SvgPen extends CanvasPen {
-    constructor(width, height, title, words) {
-      super(ruler);
-      this.parts = [
-        `<svg xmlns="http://www.w3.org/2000/svg" width="${round(width)}" height="${round(height)}" viewBox="0 0 ${round(width)} ${round(height)}" role="img">`,
-        `<title>${escaped(gm.visible(title))}</title><desc>${escaped(gm.visible(words))}</desc>`,
-      ];
-      this.rect(0, 0, width, height, gm.css("--ground"));
-    }
-    rect(x, y, width, height, fill) {
-      this.parts.push(`<rect x="${round(x)}" y="${round(y)}" width="${round(width)}" height="${round(height)}" fill="${fill}"/>`);
-    }
-    line(points, stroke, width = 1, dash = []) {
-      const dashes = dash.length ? ` stroke-dasharray="${dash.join(" ")}"` : "";
-      const path = points.map(([x, y]) => `${round(x)},${round(y)}`).join(" ");
-      this.parts.push(`<polyline points="${path}" fill="none" stroke="${stroke}" stroke-width="${width}" stroke-linejoin="round"${dashes}/>`);
-    }
-    area(points, fill) {
-      const path = points.map(([x, y]) => `${round(x)},${round(y)}`).join(" ");
-      this.parts.push(`<polygon points="${path}" fill="${fill}" fill-opacity="0.16"/>`);
-    }
-    text(text, x, y, { fill, align = "left", size = 12, weight = "", base = "middle" } = {}) {
-      const anchor = { left: "start", center: "middle", right: "end" }[align];
-      const down = { middle: 0.35, top: 0.8, alphabetic: 0 }[base] * size;
-      const bold = weight ? ` font-weight="${weight}"` : "";
-      this.parts.push(
-        `<text x="${round(x)}" y="${round(y + down)}" text-anchor="${anchor}" font-family='${FONT}' font-size="${size}"${bold} fill="${fill}">${escaped(text)}</text>`);
-    }
-    image(canvas, x, y, width, height) {
-      this.parts.push(
-        `<image x="${round(x)}" y="${round(y)}" width="${round(width)}" height="${round(height)}" preserveAspectRatio="none" style="image-rendering:pixelated" href="${canvas.toDataURL("image/png")}"/>`);
-    }
-    shape(path, x, y, stroke, fill) {
-      this.parts.push(`<path d="${path}" transform="translate(${round(x)} ${round(y)})" stroke="${stroke}" stroke-width="1.5" fill="${fill}"/>`);
-    }
-    done() {
-      return `${this.parts.join("\n")}\n</svg>\n`;
-    }
-  }
-  gm.CanvasPen = CanvasPen;
-  gm.SvgPen = SvgPen;
-
-  // Labels along a horizontal axis: kept inside its ends, left out where they would touch.
-  gm.labelsAlong = function (pen, labels, from, to, y, fill, gap = 10) {
-    let taken = -Infinity;
-    const placed = [];
-    for (const { at, text } of labels) {
-      const width = pen.measure(text, 12);
-      const left = Math.min(Math.max(at - width / 2, from), to - width);
-      if (left < taken + gap || at < from - 1 || at > to + 1) continue;
-      pen.text(text, left, y, { fill, base: "top" });
-      taken = left + width;
-      placed.push([left, width]);
-    }
-    return placed;
   };
 })();

@@ -2,12 +2,12 @@
 // The ledger along the module tree: a table whose rows open. Only what is open is in the page, and
 // like siblings are one row, so that ten layers and ten thousand read alike.
 (function () {
-  const gm = (window.gm = window.gm || {});
+  const gm = window.gm;
   const MOST = 40; // rows that one row opens into; more are put together in tens, hundreds...
   const FIRST = 20; // rows on show before anybody has opened any
   const BAR = 14; // height of a bar, in pixels
 
-  /** What a row stands for: one entry, or neighbouring siblings (a run of like ones, or a part of it). */
+  // What a row stands for: one entry, or neighbouring siblings (a run of like ones, or a part of it).
   function single(books, at) {
     const kids = () => arrange(books, books.children(at), books.groups(at));
     return {
@@ -46,7 +46,7 @@
     return found;
   }
 
-  /** The children of an entry as rows. */
+  // The children of an entry as rows.
   function arrange(books, ats, groups) {
     const found = [];
     let next = 0;
@@ -59,7 +59,7 @@
     return found.length <= MOST || groups.length ? found : chunks(books, ats, 1, false);
   }
 
-  /** `layers.0 .. 99`: what both share is said once. */
+  // `layers.0 .. 99`: what both share is said once.
   function span(first, last) {
     const a = first.split("."), b = last.split(".");
     let shared = 0;
@@ -67,7 +67,7 @@
     return first === last ? first : `${first} .. ${b.slice(shared).join(".")}`;
   }
 
-  /** Losses to the left of the axis and gains to the right, piled by cause; to the siblings' scale. */
+  // Losses to the left of the axis and gains to the right, piled by cause; to the siblings' scale.
   function bar(books, row, scale) {
     const width = 180, parts = books.byCause(row.from, row.to);
     const x = (v) => ((v - scale.low) / (scale.high - scale.low || 1)) * (width - 2) + 1;
@@ -97,7 +97,7 @@
     return scale;
   }
 
-  /** `hooks.over(stretch or null)` is told of the row pointed at, `hooks.zoom(from, to)` of a wish. */
+  // `hooks.over(stretch or null)` is told of the row pointed at, `hooks.zoom(from, to)` of a wish.
   gm.treegrid = function (host, books, hooks) {
     const rows = []; // what is on show, from the top
     const body = gm.h("tbody");
@@ -165,7 +165,7 @@
 
     const turn = (row) => (row.open ? close(row) : open(row));
 
-    /** One row can be reached by Tab; the others by arrows. */
+    // One row can be reached by Tab; the others by arrows.
     function reach(row) {
       const chosen = row || rows.find((one) => one.element.tabIndex === 0) || rows[0];
       for (const one of rows) one.element.tabIndex = one === chosen ? 0 : -1;
@@ -218,7 +218,7 @@
     reach(rows[0]);
 
     return {
-      /** Open whatever hides an entry. */
+      // Open whatever hides an entry.
       reveal(at) {
         for (let k = 0; k < rows.length; k++) {
           const { item } = rows[k];

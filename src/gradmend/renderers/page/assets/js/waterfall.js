@@ -2,7 +2,7 @@
 // The waterfall over depth: what the gradient has gained or lost since the output, by cause. It is
 // an SVG, drawn anew for each stretch of the model that is looked at.
 (function () {
-  const gm = (window.gm = window.gm || {});
+  const gm = window.gm;
   const NS = "http://www.w3.org/2000/svg";
   const STEPS = 60; // up to this many entries are drawn as steps, more as slopes
   const MOST_CAUSES = 6;
@@ -15,7 +15,7 @@
     return made;
   };
 
-  /** Multiples of 1, 2 or 5 times a power of ten. */
+  // Multiples of 1, 2 or 5 times a power of ten.
   function ticks(low, high, wanted) {
     const raw = (high - low) / wanted, power = 10 ** Math.floor(Math.log10(raw));
     const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw * 0.999);
@@ -24,7 +24,7 @@
     return [found, step];
   }
 
-  /** The causes with something to show, weightiest first; the rest goes under "other". */
+  // The causes with something to show, weightiest first; the rest goes under "other".
   function leading(books) {
     const other = books.causes.length - 1, weight = new Float64Array(other + 1);
     for (let k = 0; k < books.leaves; k++)
@@ -35,17 +35,15 @@
     return [...kept.map((c) => [c]), [other, ...order.filter((c) => c !== other && !kept.includes(c))]];
   }
 
-  /** Where bins begin and end, as leaves; a stretch shorter than its room is drawn entry by entry. */
+  // Where bins begin and end, as leaves; a stretch shorter than its room is drawn entry by entry.
   function edges(a, b, most) {
     const count = Math.min(b - a, most), found = new Array(count + 1);
     for (let k = 0; k <= count; k++) found[k] = a + Math.floor((k * (b - a)) / count);
     return found;
   }
 
-  /**
-   * Draw into an element. `hooks.pick(leaf)` is told of a click, `hooks.move(first, last)` of the
-   * entries under the pointer (or null), `hooks.zoomed(from, to)` of another stretch.
-   */
+  // Draw into an element. `hooks.pick(leaf)` is told of a click, `hooks.move(first, last)` of the
+  // entries under the pointer (or null), `hooks.zoomed(from, to)` of another stretch.
   gm.waterfall = function (host, books, hooks) {
     const shown = { from: 0, to: books.leaves, cursor: -1, band: null, hover: null, drag: null };
     const causes = leading(books);
@@ -125,7 +123,7 @@
       return value.toLocaleString("en-GB", { minimumFractionDigits: digits, maximumFractionDigits: digits }).replace("-", "\u2212");
     }
 
-    /** Names of entries along the axis, as many as have room. */
+    // Names of entries along the axis, as many as have room.
     function positions(left, inner, bins, cuts) {
       const base = HEIGHT - BOTTOM + 18, letters = inner < 420 ? 11 : 16;
       const wanted = Math.max(1, Math.min(bins, Math.floor(inner / (letters * 8.5))));
@@ -221,9 +219,9 @@
       root, zoom,
       causes: causes.map((list) => ({ cause: books.causes[list[0]], decades: sum(list, 0, books.leaves) })),
       get stretch() { return [shown.from, shown.to]; },
-      /** Mark a stretch of entries: the selected layer's, or that of a row under the pointer. */
+      // Mark a stretch of entries: the selected layer's, or that of a row under the pointer.
       mark(name, stretch) { shown[name] = stretch; overlay(); },
-      /** What a key does; true where it was one of ours. */
+      // What a key does; true where it was one of ours.
       key(event) {
         const { from, to, cursor } = shown, size = to - from, bins = layout.bins;
         const middle = cursor < 0 ? from + size / 2 : (layout.cuts[cursor] + layout.cuts[cursor + 1]) / 2;
