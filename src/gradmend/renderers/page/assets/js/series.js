@@ -81,6 +81,8 @@
     const runs = [];
     let run = null;
     let column = null;
+    // What is measured now and then is one line; a hole in what is measured always is a hole.
+    const seldom = values.reduce((known, value) => known + !Number.isNaN(value), 0) * 2 < values.length;
     const flush = () => {
       if (!column) return;
       const { first, least, most, last, px } = column;
@@ -93,6 +95,7 @@
     };
     for (let i = 0; i < own.at.length; i++) {
       if ((own.at[i + 1] ?? to) < from || (own.at[i - 1] ?? from) > to) continue;
+      if (seldom && Number.isNaN(values[i])) continue;
       if (!drawable(values[i], axis)) {
         flush();
         run = null;
