@@ -62,7 +62,9 @@ def calls_of(work: Callable[[], Any]) -> int:
 def everything(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Candidates:
     """Look, judge, prescribe, make and undo every edit, save, put back, write down."""
     optimizer = torch.optim.Adam(model.parameters())
-    report = examine(Measurer(model=model, batch=batch, feeder=FEEDER, seconds=0.0))
+    report = examine(
+        Measurer(model=model, batch=batch, feeder=FEEDER, optimizer=optimizer, seconds=0.0)
+    )
     candidates = prescribe(report.at_least(Severity.WARNING), report.trace)
     for prescription in {p.edits[0].kind: p for p in candidates.prescriptions}.values():
         bench = Bench(
