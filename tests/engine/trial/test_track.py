@@ -76,6 +76,25 @@ def test_elsewhere_every_arm_has_its_steps() -> None:
     assert not arm.still and arm.steps == 10
 
 
+@pytest.mark.parametrize("thrifty", [True, False])
+def test_sparse_and_empty_gradients_are_counted_too(thrifty: bool) -> None:
+    # given a table with sparse gradients, and a parameter without a number in it
+    class Lookup(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(5, 2, sparse=True)
+            self.nothing = nn.Parameter(torch.zeros(0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows: torch.Tensor = self.table((x[:, 0] > 0).long())
+            return rows + self.nothing.sum()
+
+    track = a_track(Lookup(), thrifty=thrifty)
+    # then its pace can be told, and half of it is no "most"
+    track.pace()
+    assert not track.lifeless
+
+
 def kept(track: Track, steps: int = 20) -> Runner:
     track.begin()
     arm = Runner(prescription=NOTHING, seed=0)

@@ -187,7 +187,7 @@ class Track:
                     began = time.perf_counter()
                     self._step(Bench(model=self.model), batch_at(step), lent)
                     times.append(time.perf_counter() - began)
-                    self.lifeless = self._underflows(lent)
+                    self.lifeless = self.thrifty and self._underflows(lent)
                     if self.thrifty and times[-1] > LONG_STEP:
                         break
             return min(times)
@@ -306,11 +306,13 @@ class Track:
         for parameter in (p for group in self.optimizer.param_groups for p in group["params"]):
             members = len(parameter) if id(parameter) in wholes else 1
             every += members
-            if parameter.grad is None:
+            grad = parameter.grad
+            if grad is None:
                 dead += members
+            elif members > 1:
+                dead += members - int(grad.reshape(members, -1).any(1).sum())
             else:
-                parts = parameter.grad.reshape(members, -1)
-                dead += members - int(torch.count_nonzero(parts.abs().amax(1)))
+                dead += not (grad.coalesce().values() if grad.is_sparse else grad).any()
         return 2 * dead > every
 
     def _step(self, bench: Bench, batch: Any, lent: Express) -> float | None:
