@@ -6,6 +6,7 @@ import numpy as np
 
 from gradmend.renderers.page.figure import Axis, Lines, Series
 from gradmend.renderers.run_figures import wording
+from gradmend.renderers.run_figures.over_depth import lines_over_depth
 from gradmend.renderers.run_figures.places import places
 from gradmend.store.reader import RunReader
 
@@ -50,20 +51,14 @@ def over_depth(reader: RunReader) -> Lines | None:
         return None
     when = np.unique(steps[steps >= 0])
     told = f"when last measured, {wording.span(when)}" if len(when) else "when last measured"
-    return Lines(
+    return lines_over_depth(
+        depth,
+        series,
+        _AXIS,
         id=ID,
         title="From raw gradient to update",
         caption=f"Rms of every parameter, {told}; the raw gradient is before clipping and without"
         " the loss scale. Where the update does not follow the gradient, the optimizer has"
-        " rescaled it."
-        + (" Each point stands for neighbouring layers (means)." if depth.pooled else ""),
-        words=f"Sizes of {count:,} parameters over depth: "
-        + "; ".join(wording.line(each.name, each.values, _AXIS) for each in series)
-        + ".",
-        x=wording.DEPTH,
-        at=np.arange(len(depth)),
-        panels=(_AXIS,),
-        series=series,
-        categories=depth.names,
-        layers=depth.layers,
+        " rescaled it.",
+        words=f"Sizes of {count:,} parameters over depth",
     )

@@ -7,6 +7,7 @@ import numpy as np
 from gradmend.records.history import Steps
 from gradmend.renderers.page.figure import Axis, Lines, Series
 from gradmend.renderers.run_figures import wording
+from gradmend.renderers.run_figures.over_depth import lines_over_depth
 from gradmend.renderers.run_figures.places import places
 from gradmend.store.reader import RunReader
 
@@ -36,22 +37,16 @@ def gradient_flow(reader: RunReader) -> Lines | None:
     )
     if not series:
         return None
-    return Lines(
+    return lines_over_depth(
+        depth,
+        series,
+        _AXIS,
         id=ID,
         title="Gradient flow over depth",
         caption="Size of each parameter's gradient, from the input on the left to the output on"
         " the right. A line that falls towards the left is a gradient that vanishes on its way"
-        " back, one that rises explodes; -inf is exactly zero."
-        + (" Each point stands for neighbouring layers (means)." if depth.pooled else ""),
-        words=f"Gradient of {count:,} parameters over depth: "
-        + "; ".join(wording.line(each.name, each.values, _AXIS) for each in series)
-        + ".",
-        x=wording.DEPTH,
-        at=np.arange(len(depth)),
-        panels=(_AXIS,),
-        series=series,
-        categories=depth.names,
-        layers=depth.layers,
+        " back, one that rises explodes; -inf is exactly zero.",
+        words=f"Gradient of {count:,} parameters over depth",
     )
 
 
