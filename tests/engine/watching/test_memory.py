@@ -3,6 +3,7 @@
 import gc
 import time
 import weakref
+from typing import Any
 
 import numpy as np
 import torch
@@ -148,7 +149,7 @@ def test_a_run_that_may_still_move_is_not() -> None:
     assert why_dead(still([float("nan")] * 20)) is None, "not measured"
 
 
-def await_death(ref: weakref.ref[nn.Module]) -> None:
+def await_death(ref: weakref.ref[Any]) -> None:
     """Collect until it is gone: ``gc.collect`` does nothing while another thread collects."""
     for _ in range(100):
         gc.collect()
@@ -156,7 +157,30 @@ def await_death(ref: weakref.ref[nn.Module]) -> None:
             return
         time.sleep(0.01)
     holders = [type(holder).__name__ for holder in gc.get_referrers(ref())]
-    raise AssertionError(f"the model is still held, by {holders}")
+    raise AssertionError(f"still held, by {holders}")
+
+
+def test_an_optimizer_with_the_id_of_one_that_is_gone_is_not_taken_for_it() -> None:
+    """Python gives an address out again at once, most often to the next object of that kind."""
+    watch = ScriptWatch(
+        folder=None, budget="all", looks=False, stop_when_dead=False, name="s", command=""
+    )
+    ids: list[int] = []
+    with watch:
+        for size in range(4, 24):
+            model = nn.Linear(size, 2)
+            opt = torch.optim.SGD(model.parameters(), 1e-2)
+            for _ in range(2):
+                opt.zero_grad()
+                model(torch.randn(8, size)).square().mean().backward()
+                opt.step()
+            ids.append(id(opt))
+            parameters = [weakref.ref(p) for p in model.parameters()]
+            del model, opt
+            await_death(parameters[0])
+    assert len(set(ids)) < len(ids), "no id came again: this test shows nothing"
+    shapes = {column.shape for column in watch.history()["gradient"].columns}
+    assert shapes == {(2, size) for size in range(4, 24)} | {(2,)}
 
 
 def test_models_made_anew_take_the_places_of_the_old() -> None:
@@ -175,8 +199,9 @@ def test_models_made_anew_take_the_places_of_the_old() -> None:
                 opt.zero_grad()
                 model(torch.randn(8, 4)).square().mean().backward()
                 opt.step()
+            weight = weakref.ref(model[0].weight)
             del model, opt
-            await_death(seen[-1])
+            await_death(weight)
     history = watch.history()
     assert watch.observer.failures == []
     assert history.run.steps == 50

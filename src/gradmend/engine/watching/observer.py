@@ -15,7 +15,8 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -49,6 +50,9 @@ MOST_MARKED = 16
 """Small gradients that are tried for one that is not zero."""
 
 Row = dict[str, np.ndarray]
+_Kept = TypeVar("_Kept")
+_ByOptimizer: TypeAlias = WeakKeyDictionary[Optimizer, _Kept]
+# By the optimizer itself: one made anew may be given the ``id`` of one that is gone.
 
 
 def _heard(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,15 +100,16 @@ class Observer(Listener):
         self.failures: list[str] = []
         self.handed_loss: float | None = None
         self.firstbad = FirstBad(record, self.roster.module_of, self.roster.path)
-        self._only = None if optimizers is None else {id(o) for o in optimizers}
+        self._only = None if optimizers is None else weakref.WeakSet(optimizers)
         self._known: list[weakref.ref[Optimizer]] = [weakref.ref(o) for o in optimizers or []]
         self._after_iteration, self._look_now = after_iteration, look_now
-        self._cast: dict[int, tuple[tuple[int, ...], list[Tensor], np.ndarray]] = {}
+        self._cast: _ByOptimizer[tuple[tuple[int, ...], list[Tensor], np.ndarray]]
+        self._cast = WeakKeyDictionary()
         self._outputs: OutputWatch | None = None
         self._sheets = Sheets(record, self.roster)
         self._batches = Batches(record)
         self._root_began = 0.0
-        self._root_seconds: dict[int, float] = {}
+        self._root_seconds: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
         self._altered = False  # something stands between backward and step: clipping, a scale
         self._graphs_told: dict[str, tuple[int, Any]] = {}
         self._in_eval = False
@@ -112,11 +117,11 @@ class Observer(Listener):
         self._own_at_end = 0.0
         self._norms = Level()
         self._loss_level = Level()
-        self._after: dict[int, Any] = {}
+        self._after: _ByOptimizer[Any] = WeakKeyDictionary()
         self._stale = False
-        self._stale_gradients: dict[int, _Stale] = {}
-        self._steps_heard: dict[int, int] = {}
-        self._steps_scaled: dict[int, int] = {}
+        self._stale_gradients: _ByOptimizer[_Stale] = WeakKeyDictionary()
+        self._steps_heard: _ByOptimizer[int] = WeakKeyDictionary()
+        self._steps_scaled: _ByOptimizer[int] = WeakKeyDictionary()
         self._open: list[list[Any]] = []
         self._clear()
 
@@ -136,7 +141,7 @@ class Observer(Listener):
         """Forget what belongs to one optimizer's step."""
         self._losses: list[float] = []
         self._backwards = 0
-        self._raw: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._raw: _ByOptimizer[tuple[np.ndarray, np.ndarray]] = WeakKeyDictionary()
         self._clip: tuple[str, float, float] | None = None
         self._clip_scaled = self._clip_late = False
         self._scale: float | None = None
@@ -266,12 +271,12 @@ class Observer(Listener):
         return [optimizer for ref in self._known if (optimizer := ref()) is not None]
 
     def _follows(self, optimizer: Optimizer) -> bool:
-        return self._only is None or id(optimizer) in self._only
+        return self._only is None or optimizer in self._only
 
     def _cast_of(self, optimizer: Optimizer) -> tuple[list[Tensor], np.ndarray]:
         """An optimizer's parameters and their columns; looked up anew when they changed."""
         key = tuple(len(group["params"]) for group in optimizer.param_groups)
-        known = self._cast.get(id(optimizer))
+        known = self._cast.get(optimizer)
         if known is None or known[0] != key or self._stale:
             self._stale = False
             self.roster.optimizer(optimizer)
@@ -280,8 +285,6 @@ class Observer(Listener):
                 if all(optimizer is not other for other in alive):
                     alive.append(optimizer)
                 self._known = [weakref.ref(each) for each in alive]
-                kept_casts = {id(each) for each in alive}
-                self._cast = {key: c for key, c in self._cast.items() if key in kept_casts}
             if self.roster.refresh(self._optimizers, self.step) or known is None:
                 for table in ("gradient", "update"):
                     self.record.columns(table, self.roster.columns)
@@ -292,7 +295,7 @@ class Observer(Listener):
             indices = [self.roster.index(p) for p in parameters]
             kept = [p for p, i in zip(parameters, indices, strict=True) if i is not None]
             known = (key, kept, np.array([i for i in indices if i is not None], dtype=np.intp))
-            self._cast[id(optimizer)] = known
+            self._cast[optimizer] = known
         return known[1], known[2]
 
     def _widen(self, table: str) -> None:
@@ -335,15 +338,15 @@ class Observer(Listener):
 
     def _turn(self, root: nn.Module) -> bool:
         """Whether it is this root's turn: each of several is watched now and then."""
-        self._root_seconds.setdefault(id(root), math.nan)
+        self._root_seconds.setdefault(root, math.nan)
         turns = list(self._root_seconds)
-        return turns[self.step // self.schedule.tiers["outputs"].stride % len(turns)] == id(root)
+        return turns[self.step // self.schedule.tiers["outputs"].stride % len(turns)] is root
 
     @override
     def root_ended(self, root: nn.Module, output: object) -> None:
         seconds = time.perf_counter() - self._root_began
         watch = self._outputs
-        usual = self._root_seconds.get(id(root), math.nan)
+        usual = self._root_seconds.get(root, math.nan)
         if watch is not None and watch.root is root:
             watch.__exit__(None, None, None)
             # Hooks ran inside the user's forward pass: what it took longer than usual is ours.
@@ -354,9 +357,7 @@ class Observer(Listener):
             if counting:
                 self._cost["output-histograms"] = counting
         else:
-            self._root_seconds[id(root)] = (
-                seconds if usual != usual else 0.9 * usual + 0.1 * seconds
-            )
+            self._root_seconds[root] = seconds if usual != usual else 0.9 * usual + 0.1 * seconds
         if self.calls and self.calls[-1].root() is root:
             self.calls[-1].ended(output)
             if self.due("looks"):
@@ -459,7 +460,7 @@ class Observer(Listener):
             for optimizer in self._optimizers:
                 parameters, indices = self._cast_of(optimizer)
                 stats = kernels.sweep([p.grad for p in parameters], most=PULSE)
-                self._raw[id(optimizer)] = (indices, stats)
+                self._raw[optimizer] = (indices, stats)
 
     @override
     @_heard
@@ -494,7 +495,7 @@ class Observer(Listener):
             self._end_iteration_of_several()
         self._begin()
         self._open.append([optimizer, True])
-        self._steps_heard[id(optimizer)] = self._steps_heard.get(id(optimizer), 0) + 1
+        self._steps_heard[optimizer] = self._steps_heard.get(optimizer, 0) + 1
         if self.calls and (called := self.calls[-1].root()) is not None:
             self._in_eval = not called.training
         self._cast_of(optimizer)
@@ -546,7 +547,7 @@ class Observer(Listener):
             row = self._row("gradient")
             for name, values in quantities.items():
                 row[name][indices] = values
-            raw = self._raw.get(id(optimizer))
+            raw = self._raw.get(optimizer)
             scale = math.log10(self._scale) if self._scale and self._loss_is_scaled else 0.0
             if raw is not None and len(raw[0]) == len(indices):
                 row["log10_raw"][indices] = kernels.log10_rms(raw[1]) - scale
@@ -620,12 +621,12 @@ class Observer(Listener):
             self.schedule.hurry("rows", "outputs", "rules")
 
     def _sample_weights(self, optimizer: Optimizer) -> None:
-        after = self._after.get(id(optimizer))
+        after = self._after.get(optimizer)
         if not self.due("rows") and (after is None or after[2] != self.step - 1):
             return
         with self.tier("rows"):
             parameters, indices = self._cast_of(optimizer)
-            after = self._after.pop(id(optimizer), None)
+            after = self._after.pop(optimizer, None)
             if after is not None and after[2] == self.step - 1 and len(after[1]) == len(indices):
                 moved = kernels.compare(after[0], parameters)
                 row = self._row("update")
@@ -694,10 +695,10 @@ class Observer(Listener):
         step = self._row("step")
         step["log10_update_norm"][at], step["unchanged_share"][at] = accounts.overall(moved, sizes)
         # Has somebody else written by the next step?
-        self._after[id(optimizer)] = (kernels.sample(parameters, SAMPLE), indices, self.step)
+        self._after[optimizer] = (kernels.sample(parameters, SAMPLE), indices, self.step)
 
     def _not_cleared(self, optimizer: Optimizer) -> float:
-        stale = self._stale_gradients.pop(id(optimizer), None)
+        stale = self._stale_gradients.pop(optimizer, None)
         return math.nan if stale is None or not stale.looked else float(not stale.cleared)
 
     def _mark(self, optimizer: Optimizer) -> None:
@@ -710,7 +711,7 @@ class Observer(Listener):
             if grad is None or grad.layout != torch.strided or grad.device.type != "cpu":
                 continue
             if bool(grad.any()):
-                self._stale_gradients[id(optimizer)] = _Stale(parameter)
+                self._stale_gradients[optimizer] = _Stale(parameter)
                 return
 
     def _batch_size(self) -> float:
@@ -722,13 +723,13 @@ class Observer(Listener):
     @override
     @_heard
     def scaler_stepped(self, scaler: GradScaler, optimizer: Optimizer) -> None:
-        heard = self._steps_heard.get(id(optimizer), 0)
-        if heard == self._steps_scaled.get(id(optimizer), 0) and self._follows(optimizer):
+        heard = self._steps_heard.get(optimizer, 0)
+        if heard == self._steps_scaled.get(optimizer, 0) and self._follows(optimizer):
             self._begin()
             self._cast_of(optimizer)
             self._scale = float(scaler.get_scale())
             self._stepped_by(optimizer, skipped=True)
-        self._steps_scaled[id(optimizer)] = heard
+        self._steps_scaled[optimizer] = heard
 
     @override
     def failed(self, error: Exception) -> None:
