@@ -1,6 +1,7 @@
 """Edits on a live optimizer: new parameters join, the state of the others survives."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -99,6 +100,41 @@ def test_the_learning_rate_of_every_group_is_scaled_and_given_back() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [rate * 0.25 for rate in rates]
     bench.undo()
     assert [group["lr"] for group in optimizer.param_groups] == rates
+
+
+def test_some_parameters_get_a_rate_of_their_own_and_lose_it_again() -> None:
+    # GIVEN plain descent, whose steps are the rate times the gradient
+    model = plain()
+    names = [name for name, _ in model.named_parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = Record(model, optimizer)
+    edit = Edit(kind="scale_layer_rates", targets=(names[0], names[-1]), args={"factor": 4.0})
+
+    def steps() -> list[float]:
+        found = []
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        old = [parameter.detach().clone() for parameter in model.parameters()]
+        optimizer.step()
+        for parameter, was in zip(model.parameters(), old, strict=True):
+            found.append(float((was - parameter.detach()).mean()))
+            with torch.no_grad():
+                parameter.copy_(was)
+            parameter.grad = None
+        return found
+
+    bench = apply_edits(Bench(model=model, optimizer=optimizer), [edit])
+    others = [0.1] * (len(names) - 2)
+    assert steps() == pytest.approx([0.4, *others, 0.4], rel=1e-4)
+    bench.undo()
+    assert steps() == pytest.approx([0.1] * len(names), rel=1e-4)
+    before.assert_same()
+    # AND where there is no optimizer, or no such parameter, that is said
+    with pytest.raises(CannotApply, match="optimizer"):
+        apply_edits(Bench(model=model), [edit])
+    with pytest.raises(CannotApply, match="no parameter"):
+        apply_edits(Bench(model=model, optimizer=optimizer), [replace(edit, targets=("0.w",))])
+    before.assert_same()
 
 
 def test_without_an_optimizer_the_new_parameters_are_simply_there() -> None:

@@ -191,6 +191,9 @@ FAILING: dict[str, tuple[Edit, str]] = {
         "finite number",
     ),
     "factor negative": (Edit(kind="scale_learning_rate", args={"factor": -1.0}), "factor"),
+    "layers' factor zero": (
+        Edit(kind="scale_layer_rates", args={"factor": 0}), "factor"
+    ),
     "factor zero": (Edit(kind="scale_learning_rate", args={"factor": 0}), "factor"),
     "factor a bool": (Edit(kind="scale_learning_rate", args={"factor": True}), "finite number"),
     "no sigmoid": (Edit(kind="centre_sigmoids", targets=("1", "0")), "not an nn.Sigmoid"),

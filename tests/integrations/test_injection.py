@@ -52,6 +52,7 @@ NORM = Edit(
 )
 DRAW = Edit.initialise([("first.weight", "first.bias")], [1.4])
 RATE = Edit(kind="scale_learning_rate", args={"factor": 0.5})
+ENDS = Edit(kind="scale_layer_rates", targets=("first.weight",), args={"factor": 3.0})
 CLIP = Edit(kind="clip_gradients", args={"method": "norm", "limit": 0.1})
 WARM = Edit(kind="warm_up", args={"steps": 4})
 DATA = Edit(kind="rescale_by_data", targets=("first", "last"))
@@ -111,6 +112,7 @@ EVERY = {
     "a norm": (NORM,),
     "weights": (DRAW,),
     "the rate": (RATE,),
+    "the rates of layers": (RATE, ENDS),
     "clipping": (CLIP,),
     "a warm-up and the rate": (WARM, RATE),
     "the rate and a warm-up": (RATE, WARM),

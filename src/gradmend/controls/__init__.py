@@ -7,6 +7,7 @@ from gradmend.controls.clip_by_z_score import ClipByZScore
 from gradmend.controls.clip_per_tensor import ClipPerTensor
 from gradmend.controls.clip_per_unit import ClipPerUnit
 from gradmend.controls.control import Control, hang
+from gradmend.controls.layer_rates import LayerRates
 from gradmend.controls.lift_small_gradients import LiftSmallGradients
 from gradmend.controls.loss_scale import LossScale
 from gradmend.controls.warm_up import WarmUp
@@ -19,6 +20,7 @@ __all__ = [
     "ClipPerTensor",
     "ClipPerUnit",
     "Control",
+    "LayerRates",
     "LiftSmallGradients",
     "LossScale",
     "WarmUp",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -30,6 +30,9 @@ class Control:
     """Key of its memory; one control of a name at an optimizer."""
     first: ClassVar[bool] = False
     """Whether it acts before all others, whenever it was hung: a loss scale comes out first."""
+
+    apart: Collection[int] = ()
+    """Identities of parameters that it treats otherwise than the rest."""
 
     def before(self, optimizer: Optimizer) -> None:
         """Called with the gradients of this step, before the optimizer uses them."""
@@ -107,6 +110,7 @@ def hang(control: Control, optimizer: Optimizer) -> Callable[[], None]:
             control.after(acting)
 
     before.name = control.name  # type: ignore[attr-defined]
+    before.apart = control.apart  # type: ignore[attr-defined]
     ahead = optimizer.register_step_pre_hook(before)
     behind = optimizer.register_step_post_hook(after)
     if control.first:

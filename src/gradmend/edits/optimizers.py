@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradmend.controls import WarmUp
+from gradmend.controls import LayerRates, WarmUp
 from gradmend.edits.arguments import number
 from gradmend.edits.bench import Bench, no_optimizer
 from gradmend.edits.kind import edit_kind
@@ -25,6 +25,18 @@ def scale_learning_rate(bench: Bench, edit: Edit) -> None:
     for at, group in enumerate(optimizer.param_groups):
         bench.set_option("lr", _option(optimizer, group, "lr") * factor, at)
     _tell_of_schedulers(bench, f"scale its base_lrs by {factor:.3g}")
+
+
+@edit_kind
+def scale_layer_rates(bench: Bench, edit: Edit) -> None:
+    """Let the target parameters learn at ``factor`` times the rate of their group."""
+    optimizer = _optimizer(bench, "the learning rate belongs to an optimizer")
+    factor = float(number(edit.args.get("factor", 1.0)))
+    if factor <= 0:
+        raise CannotApply(f"a factor of {factor:g} leaves no learning rate to train with")
+    for group in optimizer.param_groups:
+        _option(optimizer, group, "lr")
+    bench.control(LayerRates((bench.parameter(name) for name in edit.targets), factor))
 
 
 @edit_kind

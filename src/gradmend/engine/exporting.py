@@ -22,7 +22,7 @@ from gradmend.records.prescription import Edit, Prescription
 
 _TRAINING = frozenset(
     {"add_parameters", "clip_gradients", "drop_non_finite_samples", "maximise", "scale_loss",
-     "scale_learning_rate", "scale_weight_decay", "set_dropout", "set_epsilon",
+     "scale_layer_rates", "scale_learning_rate", "scale_weight_decay", "set_dropout", "set_epsilon",
      "set_learning_rate", "train_mode", "unfreeze_parameters", "warm_up"}
 )  # fmt: skip
 """Edits of how a model is trained: nothing of them is in what it computes afterwards."""

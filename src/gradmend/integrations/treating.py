@@ -25,7 +25,14 @@ from gradmend.probe.batch import map_tensors
 from gradmend.records.prescription import Edit
 
 OF_OPTIMIZERS = frozenset(
-    {"scale_learning_rate", "set_learning_rate", "set_epsilon", "scale_weight_decay", "warm_up"}
+    {
+        "scale_learning_rate",
+        "scale_layer_rates",
+        "set_learning_rate",
+        "set_epsilon",
+        "scale_weight_decay",
+        "warm_up",
+    }
     | {"clip_gradients", "scale_loss", "maximise"}
 )
 """Kinds of edit that change an optimizer and nothing of a model."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradmend.records.finding import Finding
-from gradmend.records.prescription import Change, Edit, Prescription, Refusal
+from gradmend.records.prescription import Change, Prescription, Refusal
 from gradmend.records.trace import Trace
 from gradmend.registry import remedy
-from gradmend.theory.depth_rate import LOW_ENOUGH, rate_factor
+from gradmend.theory.depth_rate import LOW_ENOUGH, rate_edits, rate_factor
 
 
 @remedy(treats=["depth-without-skip"], changes=[Change.OPTIMIZER], companion=True)
@@ -19,11 +19,13 @@ def scale_learning_rate_by_depth(
 
     What it does:
         Multiplies every group's rate by a factor that brings Adam's to 0.03 / depth, and other
-        optimizers' to 10 / depth of what it was.
+        optimizers' to 10 / depth of what it was. The layers that read the data and those that put
+        out the answer learn at an ordinary rate: Adam's default, or what the other had.
 
     Why it should work:
         One step changes every layer by an amount proportional to the rate, and in a plain
-        network the changes of all layers multiply. The best rates measured fall like 1/L.
+        network the changes of all layers multiply. The best rates measured fall like 1/L. The
+        layers at the ends are one each: at the rate of the row they would hardly move.
 
     What it predicts:
         Nothing that one look can check: a single step shows no divergence. The trial decides.
@@ -58,7 +60,7 @@ def scale_learning_rate_by_depth(
         )
         return
     yield Prescription(
-        edits=(Edit(kind="scale_learning_rate", args={"factor": factor}),),
+        edits=rate_edits(trace, factor),
         changes=(Change.OPTIMIZER,),
         reason=f"learning rate {rate:g} -> {rate * factor:.3g} for {depth} layers",
     )

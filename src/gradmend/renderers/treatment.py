@@ -42,12 +42,14 @@ _VERBS = {
     "standardise_input": "standardise the input of",
     "rescale_by_data": "rescale on one batch",
     "scale_learning_rate": "scale the learning rate",
+    "scale_layer_rates": "scale the learning rate of",
     "scale_rows": "scale",
     "multiply_output": "multiply what comes out of",
     "deep_norm": "weigh the skips of",
     "normalise_attention": "normalise queries and keys of",
     "normalise_heads": "normalise the heads of",
     "centre_sigmoids": "train in centred coordinates",
+    "shift_activations": "train in shifted coordinates",
 }
 """Kinds of :mod:`gradmend.edits` as verbs; others show their own name."""
 

@@ -12,6 +12,8 @@ from gradmend.theory.critical import plain_net_adam_rate
 
 LOW_ENOUGH = 0.8
 """Factor to the rate that is not worth an edit (our choice)."""
+DEFAULT_RATE = 1e-3
+"""Of Adam (Kingma and Ba 2015, algorithm 1)."""
 SHALLOW = 10
 """Linear maps in a row below which depth does not bind the rate: in mirrored pairs 0.003 did as
 well as 0.001 in 10 layers (the runs below)."""
@@ -38,10 +40,66 @@ def rate_factor(trace: Trace) -> float | None:
     depth, rate = max(1, trace.chain_depth), trace.run.learning_rate
     if not rate:
         return None
-    name = (trace.run.optimizer or "").lower().removeprefix("n")
-    if name.startswith(("adam", "rmsprop")):
-        return min(1e-3, plain_net_adam_rate(depth) * batch_factor(trace.run.batch_size)) / rate
+    if _adaptive(trace):
+        row = plain_net_adam_rate(depth) * batch_factor(trace.run.batch_size)
+        return min(DEFAULT_RATE, row) / rate
     return 10.0 / depth
+
+
+def rate_edits(trace: Trace, factor: float) -> tuple[Edit, ...]:
+    """Lower the rate of a plain network's layers in a row; its ends get an ordinary one.
+
+    The changes of the layers in a row multiply, so each may take a step of one over their number.
+    Those that read the data and those that put out the answer are one each: under the rate of the
+    row they would hardly move at all. Adam's get its own default at most (Kingma and Ba 2015), by
+    the size of the batch; other optimizers' the rate that they had.
+
+    Args:
+        trace: The look.
+        factor: To the rate of the row, by :func:`rate_factor`.
+    """
+    whole = Edit(kind="scale_learning_rate", args={"factor": factor})
+    names = ends(trace)
+    if not names or not trace.run.learning_rate:
+        return (whole,)
+    back = 1.0 / factor
+    if _adaptive(trace):
+        back *= DEFAULT_RATE * batch_factor(trace.run.batch_size) / trace.run.learning_rate
+    if back * LOW_ENOUGH <= 1.0:
+        return (whole,)
+    return whole, Edit(kind="scale_layer_rates", targets=names, args={"factor": back})
+
+
+def ends(trace: Trace) -> tuple[str, ...]:
+    """Parameters of the linear maps that read the data, and of those that put out the answer.
+
+    Args:
+        trace: The look.
+
+    Returns:
+        Their names; none where nothing lies between.
+    """
+    maps = {op.id for op in trace.weights}
+    behind: set[int] = set()
+    for op in trace.operations:
+        if any(source in maps or source in behind for source in op.upstream):
+            behind.add(op.id)
+    ahead: set[int] = set()
+    for op in reversed(trace.operations):
+        if op.id in maps or op.id in ahead:
+            ahead.update(op.upstream)
+    outer = [op for op in trace.weights if (op.id in behind) != (op.id in ahead)]
+    facts = [op.weights for op in outer if op.weights is not None]
+    row = [op.weights for op in trace.weights if op.id in behind and op.id in ahead]
+    shared = {name for each in row if each is not None for name in (each.parameter, each.bias)}
+    names = [n for each in facts for n in (each.parameter, each.bias) if n and n not in shared]
+    return tuple(dict.fromkeys(names)) if row else ()
+
+
+def _adaptive(trace: Trace) -> bool:
+    """Whether the optimizer divides by the gradient's size."""
+    name = (trace.run.optimizer or "").lower().removeprefix("n")
+    return name.startswith(("adam", "rmsprop"))
 
 
 def batch_factor(samples: int) -> float:
@@ -80,7 +138,7 @@ def with_rate(start: Prescription | Refusal, trace: Trace) -> Iterator[Prescript
     rate = trace.run.learning_rate or 0.0
     both = replace(
         start,
-        edits=(*start.edits, Edit(kind="scale_learning_rate", args={"factor": factor})),
+        edits=(*start.edits, *rate_edits(trace, factor)),
         changes=tuple(sorted({*start.changes, Change.OPTIMIZER})),
         reason=f"{start.reason}; learning rate {rate:g} -> {rate * factor:.3g}",
     )

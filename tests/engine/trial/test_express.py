@@ -17,6 +17,7 @@ from gradmend.controls import (
     ClipPerTensor,
     ClipPerUnit,
     Control,
+    LayerRates,
     LossScale,
     WarmUp,
     hang,
@@ -227,6 +228,18 @@ def test_controls_see_what_they_must(control: Callable[[], Control]) -> None:
     # GIVEN what acts on gradients or rates at each step, some of it on each parameter by itself
     # WHEN, THEN as above
     same(*both(deep(), OPTIMIZERS["Adam"], more=lambda optimizer: hang(control(), optimizer)))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_layers_with_rates_of_their_own(inside: bool) -> None:
+    # GIVEN a rate for both ends, or for one of the equal layers between them
+    def hung(optimizer: torch.optim.Optimizer) -> None:
+        held = optimizer.param_groups[0]["params"]
+        apart = [held[100], held[101]] if inside else [held[0], held[1], held[-2], held[-1]]
+        hang(LayerRates(apart, 10.0), optimizer)
+
+    # WHEN, THEN as above
+    same(*both(deep(), OPTIMIZERS["Adam"], more=hung))
 
 
 def test_a_strange_hook_sees_every_parameter() -> None:

@@ -28,6 +28,7 @@ from gradmend.controls import (
     ClipByPercentile,
     ClipByValue,
     ClipByZScore,
+    LayerRates,
     LossScale,
     WarmUp,
 )
@@ -42,7 +43,9 @@ FUSED: frozenset[type[Optimizer]] = frozenset(
 
 BLIND = frozenset(
     control.name
-    for control in (ClipByNorm, ClipByPercentile, ClipByValue, ClipByZScore, LossScale, WarmUp)
+    for control in (
+        ClipByNorm, ClipByPercentile, ClipByValue, ClipByZScore, LayerRates, LossScale, WarmUp,
+    )
 )
 """Controls that do the same whether they see many gradients or one tensor of all of them."""
 
@@ -80,7 +83,8 @@ class Express:
         every = {id(p): p for p in (*self.model.parameters(), *held)}
         if len(every) < DEEP:
             return
-        free = {key for key, p in every.items() if lendable(p)}
+        apart = {key for h in _hooks_of(self.optimizer) for key in getattr(h, "apart", ())}
+        free = {key for key, p in every.items() if lendable(p) and key not in apart}
         self._lay(modules, free)
         if all(getattr(h, "name", "") in BLIND for h in _hooks_of(self.optimizer)):
             self._pack(free)
