@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from gradmend.engine.data import TrialData
+from gradmend.engine.trial import deadline
 from gradmend.engine.trial.arm import Runner
 from gradmend.engine.trial.deadline import Deadline
 from gradmend.engine.trial.track import LEAST_RATE, RETREAT, Track
@@ -132,6 +135,39 @@ def test_what_made_it_worse_is_undone_and_the_rate_halved_until_it_is_of_no_use(
     assert arm.steps == 20 and track.deadline.taken == 20 + 2 * tries
     for was, now in zip(trained, track.model.parameters(), strict=True):
         assert torch.equal(was, now)
+
+
+def test_where_judging_is_dear_stretches_are_long_and_the_last_judgement_is_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # given steps of a second, and a judgement of ten
+    track = a_track(nn.Linear(3, 2), rate=0.1)
+    arm = kept(track)
+    now, judged = 0.0, [0]
+    monkeypatch.setattr(deadline.time, "perf_counter", lambda: now)
+    track.deadline = Deadline(seconds=200.0)
+    step, judge = Track._step, Track._judge_arm
+
+    def slowly(self: Track, *args: Any) -> Any:
+        nonlocal now
+        now += 1.0
+        return step(self, *args)
+
+    def dearly(self: Track, *args: Any) -> Any:
+        nonlocal now
+        now += 10.0
+        judged.append(track.deadline.taken)
+        return judge(self, *args)
+
+    monkeypatch.setattr(Track, "_step", slowly)
+    monkeypatch.setattr(Track, "_judge_arm", dearly)
+    # when it trains on for nine tenths of the budget
+    track.train_on(arm, 0.9, "")
+    # then after two steps, the usual tenth, each stretch is of three times as long as judging it
+    stretches = [b - a for a, b in pairwise(judged)]
+    assert stretches[:-1] == [2, *[30] * (len(stretches) - 2)] and 0 < stretches[-1] <= 30
+    # and what is left for the last one has its judgement within them
+    assert 0.85 <= track.deadline.share <= 0.9
 
 
 def test_a_little_wobble_is_no_reason_to_go_back(monkeypatch: pytest.MonkeyPatch) -> None:

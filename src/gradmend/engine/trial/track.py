@@ -32,6 +32,9 @@ from gradmend.records.verdict import Yardstick
 
 TRAINED_ON = 0.1
 """Share of a winner's training after which it is judged again while it trains on (our choice)."""
+TRAINING = 3.0
+"""Times what judging takes that a stretch trains at least: in a very deep network judging takes as
+long as many steps (our choice: a quarter of the time at most)."""
 RETREAT = 0.5
 """Factor to the rate where training on made it worse, and it goes back to where it was best."""
 WOBBLES = 0.03
@@ -120,12 +123,13 @@ class Track:
         groups = self.optimizer.param_groups
         rates = [group["lr"] for group in groups]
         began, spell, factor = self.deadline.share, max(1, round(steps * TRAINED_ON)), 1.0
+        kept = 0.0  # of the budget, for judging the last stretch
         while self.deadline.share < until and factor >= LEAST_RATE:
+            entered, before = self.deadline.share, steps
             with express(bench.model, self.optimizer) as lent:
+                first = self.deadline.share
                 for _ in range(spell):
-                    left = (until - self.deadline.share) / (until - began)
-                    if left <= 0:
-                        break
+                    left = max(0.0, (until - self.deadline.share) / (until - began))
                     for group, rate in zip(groups, rates, strict=True):
                         group["lr"] = rate * left * factor
                     self.tell(f"{text}: step {steps + 1}", self.deadline.share)
@@ -134,6 +138,9 @@ class Track:
                     self.deadline.taken += 1
                     if loss is not None and not math.isfinite(loss):
                         break
+                    if self.deadline.share >= until:
+                        break
+                trained, taken = self.deadline.share - first, steps - before
                 score = self._judge_arm(arm, bench)
             if score < arm.score:
                 best = Progress.take(bench.model, self.optimizer, self._others())
@@ -141,6 +148,11 @@ class Track:
             elif not score <= arm.score + WOBBLES * abs(arm.score):
                 best.resume(bench.model, self.optimizer, self._others())
                 steps, factor = arm.steps, factor * RETREAT
+            around = self.deadline.share - entered - trained
+            until -= max(0.0, around - kept)
+            kept = max(kept, around)
+            if trained:
+                spell = max(spell, round(TRAINING * around * taken / trained))
         best.resume(bench.model, self.optimizer, self._others())
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
