@@ -17,6 +17,7 @@ import torch
 import gradmend
 from gradmend.records.codec import to_plain
 from gradmend.records.prescription import Edit, Prescription
+from gradmend.store.reader import open_run
 
 SCRIPT = """
     import sys
@@ -98,6 +99,11 @@ def test_checkpoints_load_after_apply(edits: tuple[Edit, ...], tmp_path: Path) -
     assert lines[0] == "gradmend: applied a-remedy to Net and its Adam; 2 new parameter(s) joined" \
         " the optimizer in a group of their own"  # fmt: skip
     assert "Traceback" not in done.stderr and (tmp_path / "gradmend-runs" / "train").is_dir()
+    # and the run tells it where it happened
+    history = open_run(tmp_path / "gradmend-runs" / "train").history()
+    (event,) = history.of_kind("intervention")
+    assert (event.step, event.text) == (0, "a-remedy applied to Net and its Adam")
+    assert event.facts["count"] == len(edits)
     # and the same by hand is the same training, and its checkpoint loads
     fixed = gradmend.apply(tmp_path / "paper.json", built(tmp_path))
     optimizer = torch.optim.Adam(fixed.model.parameters(), lr=1e-2)

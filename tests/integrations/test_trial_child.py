@@ -222,6 +222,23 @@ def test_it_leaves_at_once_when_told_or_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_limit_of_time_waits_for_as_many_steps_as_say_something(tmp_path: Path) -> None:
+    # given a limit that is over at once, and steps that are to be seen all the same
+    child = Parent(tmp_path, MLP, until=1000, seconds=1e-9, fewest=7, patience=1e12)
+    # then it stops with the last of them, and tells what they took without the watching
+    word = child.until("stop")
+    assert word["step"] == 7
+    steps, seconds = word["trained"]
+    assert steps == 6 and seconds > 0.0  # the first is no measure: much is set up in it
+    child.end()
+    # and a patience that is over waits for no more
+    (tmp_path / "again").mkdir()
+    child = Parent(tmp_path / "again", MLP, until=1000, seconds=1e-9, fewest=7, patience=2.0)
+    assert child.until("stop")["step"] == 1
+    child.end()
+
+
+@pytest.mark.slow
 def test_a_limit_of_time_stops_short(tmp_path: Path) -> None:
     child = Parent(tmp_path, MLP, until=1000, seconds=1e-9)
     assert child.until("stop")["step"] == 1

@@ -24,6 +24,30 @@ class Functional(nn.Module):
         return self.end(self.head(F.relu(self.body(x))))
 
 
+class Decoder(nn.Module):
+    """Puts out a softmax at each of three steps, and all of them together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(12, 32)
+        self.head = nn.Linear(32, 5)
+
+    def step(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.cell(x, h)
+        return self.head(h).softmax(dim=1), h
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, found = x.new_zeros(len(x), 32), []
+        for _ in range(3):
+            probabilities, h = self.step(x, h)
+            found.append(probabilities)
+        return torch.stack(found, dim=2)
+
+
+def at_every_step(output: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(output, y[:, None].expand(-1, output.shape[2]))
+
+
 class Listed(nn.Module):
     """Keeps its layers in a plain list."""
 
@@ -127,6 +151,7 @@ SUBJECTS: dict[str, Callable[[int], Subject]] = {
     "softmax twice, functional": subject(
         seeded(lambda: Functional(lambda z: z.softmax(1), 5)), F.cross_entropy
     ),
+    "softmax twice, at every step": subject(seeded(Decoder), at_every_step),
     "softmax in the loss": subject(ending(), softmax_in_the_loss),
     "no logarithm": subject(ending(nn.Softmax(dim=1)), F.nll_loss),
     "logits to nll_loss": subject(ending(), F.nll_loss),

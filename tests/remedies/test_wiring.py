@@ -34,6 +34,7 @@ TWINS = {
     "layers in a list": ("register-modules", "register_modules"),
     "sigmoid twice": ("remove-doubled-sigmoid", "replace_module"),
     "softmax twice, functional": ("remove-doubled-softmax", "follow_module"),
+    "softmax twice, at every step": ("remove-doubled-softmax", "follow_module"),
     "sigmoid twice, functional": ("remove-doubled-sigmoid", "follow_module"),
 }
 """Case: the remedy that mends it, and by which kind of edit."""
@@ -65,6 +66,7 @@ def error(model: nn.Module, subject: Subject) -> float:
     with torch.no_grad():
         out = model(x)
     if y.dtype == torch.int64:
+        y = y[:, None].expand(-1, out.shape[2]) if out.dim() == 3 else y
         return float(F.cross_entropy(out, y))  # of logarithms of probabilities it is the same
     if set(y.unique().tolist()) == {0.0, 1.0}:
         rank = out.reshape(-1).argsort().argsort().double()

@@ -13,6 +13,7 @@ from gradmend.engine.watching.summary import report_of
 from gradmend.records.codec import to_plain
 from gradmend.records.finding import Evidence, Finding, Severity
 from gradmend.records.history import Column, Event, History
+from gradmend.records.loss_call import LossCall, Values
 from gradmend.records.request import Answer, Measurement, Request
 from gradmend.records.trace import Operation, Trace
 from gradmend.registry import Rule, find
@@ -343,3 +344,133 @@ def test_a_loss_that_fell_from_a_height_and_is_worse_than_a_guess_has_not_learne
     guess = Evidence(quantity="first loss", observed=30.0, limit=0.1, unit="nats")
     began = finding("init-gain-too-large", evidence=(guess,))
     assert "init-gain-too-large" in looked((0, [began]), losses=FALLING)
+
+
+def heard_loss(reduction: str = "mean", function: str = "cross_entropy") -> Event:
+    call = LossCall(
+        function=function,
+        reduction=reduction,
+        prediction=Values(shape=(64, 10), mean=0.0, std=1e4),
+        target=Values(shape=(64,), mean=4.5, std=2.9),
+    )
+    return Event(step=0, kind="loss-call", where=function, facts=call.to_facts())
+
+
+@pytest.mark.parametrize(
+    ("events", "height", "told"),
+    [
+        ([heard_loss()], 1e4, True),  # 2,000 nats at last, where equal odds cost 2.3
+        ([heard_loss()], 1.0, False),
+        ([heard_loss()], 5.0, False),  # several heads of one function
+        ([heard_loss("sum")], 1e4, False),
+        ([heard_loss(), heard_loss(function="mse_loss")], 1e4, False),  # a sum of two
+        ([], 1e4, False),
+    ],
+)
+def test_a_run_that_ends_far_above_a_guess_disproves_nothing(
+    events: list[Event], height: float, told: bool
+) -> None:
+    grown = Event(
+        step=0, kind="look",
+        facts={"findings": [to_plain(finding("residual-growth", "RES102"))]},
+    )  # fmt: skip
+    report = report_of(history(run(height * FALLING), events=[grown, *events]))
+    assert report.healthy is not told
+
+
+def drawn(gains: list[float], entropy: float = 0.02, deviation: float = 50.0) -> History:
+    """A run that learns: projections of attention, two other layers of 64 units, how they began."""
+    names = ("block.attn.qkv", "block.attn.out", "block.mlp", "head")
+    columns = [
+        Column(name=f"{name}.weight", module=name, kind="weight", order=at, shape=(64, 64))
+        for at, name in enumerate(names)
+    ]
+    heads = [Column(name="block.attn", module="block.attn", kind="Attention", order=0)]
+    return history(
+        run(FALLING),
+        table("update", columns, log10_weight=np.log10(np.array(gains) / 8.0)),
+        table("attention", heads, entropy=entropy, logit_std=deviation, largest_share=0.95),
+    )
+
+
+@pytest.mark.parametrize(
+    ("gains", "entropy", "deviation", "fires"),
+    [
+        ([8.0, 8.0, 8.0, 8.0], 0.02, 50.0, True),  # all drawn at 1, as 0.02 was meant
+        ([8.0, 8.0, 8.0, 8.0], 0.95, 0.5, False),  # norms of queries and keys take it back
+        ([8.0, 8.0, 8.0, 8.0], 0.02, 5.0, False),  # few keys
+        ([8.0, 1.0, 1.0, 1.0], 0.02, 50.0, False),  # attention alone: saturated-attention says so
+        ([1.0, 8.0, 1.0, 1.0], 0.02, 50.0, False),
+        ([1.4, 1.4, 1.4, 1.4], 0.02, 50.0, False),  # a missing scale, or keys that are large
+        ([np.nan] * 4, 0.02, 50.0, False),
+    ],
+)
+def test_attention_that_begins_one_hot_where_all_layers_are_large_is_the_draw(
+    gains: list[float], entropy: float, deviation: float, fires: bool
+) -> None:
+    found = judged("init-gain-too-large", drawn(gains, entropy, deviation))
+    assert bool(found) is fires
+    if fires:  # and it accounts for what attention shows
+        both = rank([*judged("saturated-attention", drawn(gains, entropy, deviation)), *found])
+        assert both[0].name == "init-gain-too-large" and len(both[0].modules) == 4
+        assert both[1].explained_by == "init-gain-too-large"
+
+
+def test_one_finite_loss_before_nothing_but_nan_is_no_last_one() -> None:
+    losses = np.where(np.arange(60) < 1, 2.9e10, np.nan)
+    watched = report_of(history(run(losses, backwards=1))).watched
+    assert watched is not None
+    assert watched.loss_first == 2.9e10
+    assert watched.loss_last is not None
+    assert np.isnan(watched.loss_last)
+    assert watched.learns is False
+
+
+def test_a_squared_error_that_drowns_the_loss_beside_it_is_told_however_well_it_falls() -> None:
+    def regression(rms: float) -> Event:
+        call = LossCall(
+            function="mse_loss",
+            prediction=Values(shape=(32,), mean=0.0, std=1.0),
+            target=Values(shape=(32,), mean=0.0, std=rms),
+        )
+        return Event(step=0, kind="loss-call", where="mse_loss", facts=call.to_facts())
+
+    def told(*events: Event, last: float) -> bool:
+        losses = np.geomspace(1e6, last, 120)
+        rule = find("unscaled-target")
+        assert isinstance(rule, Rule)
+        return bool(list(rule.over(history(run(losses), events=events))))
+
+    # GIVEN targets of a thousand that are explained by nine tenths and more
+    assert told(regression(1e3), heard_loss(), last=1e4)
+    assert not told(regression(1e3), last=1e4)  # alone, it learns
+    assert not told(regression(1e3), heard_loss(), last=1e3)  # of the size of the other one
+
+
+@pytest.mark.parametrize(
+    ("spread", "severity"),
+    [
+        (1e-12, Severity.ERROR),  # one output for all samples, to the end
+        ([1e-12] * 100 + [0.3] * 20, Severity.WARNING),  # until late: the loss has fallen a little
+        ([1e-12] + [0.3] * 119, Severity.NOTE),  # a head that begins at zero
+        (0.3, Severity.NOTE),
+        (np.nan, Severity.NOTE),
+    ],
+)
+def test_what_a_loss_falls_while_all_samples_get_one_output_is_not_learned(
+    spread: float | list[float], severity: Severity
+) -> None:
+    # GIVEN a loss that falls at once, as the last bias finds the mean, and a little at the end
+    losses = np.concatenate([np.full(25, 5.0), np.full(75, 1.9), np.full(20, 1.36)])
+    head = Column(name="head", module="head", kind="Linear", order=1)
+    shares = np.broadcast_to(np.asarray(spread, dtype=float), (120,))[:, None]
+    lost = Event(
+        step=0, kind="look",
+        facts={"findings": [to_plain(finding("attenuating-activation", "ACT101"))]},
+    )  # fmt: skip
+    if severity is Severity.ERROR:
+        losses = losses[:100]
+        shares = shares[:100]
+    outputs = table("output", [head], len(losses), spread_share=shares)
+    report = report_of(history(run(losses), outputs, events=[lost]))
+    assert [f.severity for f in report.findings if f.code == "ACT101"] == [severity]

@@ -10,6 +10,7 @@ from histories import FALLING, FLAT, history, layers, optimizer, over_time, run,
 
 from gradmend.records.finding import Finding, Severity
 from gradmend.records.history import TABLES, Column, Event, History, Table
+from gradmend.records.loss_call import LossCall, Values
 from gradmend.registry import Rule, find, rules
 
 NAN = math.nan
@@ -376,6 +377,12 @@ def test_the_first_bad_value_is_named_with_the_last_good_step() -> None:
     assert finding.severity is Severity.ERROR
 
 
+def test_a_run_that_is_bad_from_its_first_step_has_no_last_good_one() -> None:
+    (finding,) = judged("non-finite-value", broken(0, rows=20))
+    assert "no step before was good" in finding.summary
+    assert "-1" not in finding.summary
+
+
 def test_a_bad_value_that_was_recovered_from_clears() -> None:
     assert not judged("non-finite-value", broken(20))
     still = table("gradient", layers(2), 60, state=[2, 3])
@@ -437,3 +444,38 @@ def test_a_rule_survives_numbers_without_sense_and_without_a_warning(rule: Rule)
 def test_a_rule_says_nothing_of_nothing(rule: Rule, empty: bool) -> None:
     tables = [Table(name=name) for name in TABLES] if not empty else []
     assert list(rule.over(history(*tables))) == []
+
+
+NOISE = 1e-4 * np.sin(np.arange(120))
+
+
+def stuck(
+    fallen: float, lost: int = 6, last: float = 0.0, level: float = 2.0, heard: bool = True
+) -> History:
+    """Ten Adam layers, some of whose gradients fall away while the loss stays near ln 10."""
+    sizes = np.full((60, 10), -2.0)
+    sizes[20:, :lost] -= fallen
+    sizes[20:, -1] -= last
+    call = LossCall(
+        function="cross_entropy",
+        prediction=Values(shape=(64, 10), mean=0.0, std=1.0),
+        target=Values(shape=(64,), mean=4.5, std=2.9),
+    )
+    said = Event(step=0, kind="loss-call", where="cross_entropy", facts=call.to_facts())
+    return history(
+        table(
+            "step", [optimizer("Adam", eps=1e-8)], 120, loss=level + 0.01 * over_time(FLAT - 1.4)
+        ),
+        table("gradient", layers(10), 60, state=2, log10_rms=sizes),
+        events=[said] if heard else [],
+    )
+
+
+def test_a_gradient_that_goes_in_the_middle_while_a_loss_stays_near_a_guess_has_vanished() -> None:
+    (finding,) = judged("vanishing-gradient", stuck(3.1))
+    assert "6 of 10 weight matrices" in finding.summary
+    assert not judged("vanishing-gradient", stuck(2.9))
+    assert not judged("vanishing-gradient", stuck(3.1, lost=4))
+    assert not judged("vanishing-gradient", stuck(3.1, last=1.0))  # all have become smaller
+    assert not judged("vanishing-gradient", stuck(3.1, level=1.6))  # it learns
+    assert not judged("vanishing-gradient", stuck(3.1, heard=False))  # what a guess costs?

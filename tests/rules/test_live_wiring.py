@@ -347,6 +347,13 @@ def test_parameters_in_no_group_are_a_note_while_the_loss_falls() -> None:
     assert judged("parameters-without-optimizer", orphans(trainable=False)) == []
 
 
+def test_what_nobody_has_trained_is_no_backbone() -> None:
+    falling = np.linspace(2, 1, ROWS)
+    assert judged("parameters-without-optimizer", orphans(falling, as_drawn=True)) == WARNING
+    assert judged("parameters-without-optimizer", orphans(falling, as_drawn=False)) == NOTE
+    assert judged("parameters-without-optimizer", orphans(falling, as_drawn=None)) == NOTE
+
+
 def test_a_fixed_network_beside_the_trained_one_is_not_missing() -> None:
     columns = [parameter(f"VGG.{n}", optimizer=None) for n in range(2)]
     columns += [parameter(f"Net.{n}") for n in range(2)]
@@ -447,6 +454,32 @@ def test_what_lies_right_before_a_loss(
     name: str, operations: tuple[str, ...], severity: list[Severity]
 ) -> None:
     assert judged(name, lossy(chain(*operations))) == severity
+
+
+@pytest.mark.parametrize(
+    ("name", "reads", "pieces", "severity"),
+    [
+        ("doubled-softmax", "log_softmax", ("softmax", "softmax"), WARNING),
+        ("doubled-softmax", "log_softmax", ("softmax", "addmm"), []),
+        ("doubled-softmax", "log_softmax", ("log", "log"), []),
+        ("missing-logarithm", "view", ("softmax", "softmax"), WARNING),
+        ("missing-logarithm", "view", ("log_softmax", "log_softmax"), []),
+        ("bounded-logits", "log_softmax", ("relu", "relu"), WARNING),
+    ],
+)
+@pytest.mark.parametrize("join", ["stack", "cat"])
+def test_what_a_decoder_joins_is_what_its_steps_have_made(
+    name: str, reads: str, pieces: tuple[str, ...], severity: list[Severity], join: str
+) -> None:
+    # GIVEN steps of a sequence that are put together, and rearranged, before the loss
+    first, second = pieces
+    rows = [
+        ("nll_loss", [], [1]), (reads, [8, 4], [2]), ("view", [8, 4], [3]),
+        (join, [2, 4, 4], [4, 5]), (first, [4, 4], [6]), (second, [4, 4], [6]),
+        ("addmm", [4, 4], []),
+    ]  # fmt: skip
+    # THEN they are judged as if there was one step, where all of them are the same
+    assert judged(name, lossy(graph(*rows))) == severity
 
 
 @pytest.mark.parametrize("classes", [2, 10, 1000])

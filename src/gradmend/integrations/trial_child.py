@@ -7,8 +7,9 @@ runs, as the script itself was never meant to end here.
 
 The spec is a JSON object: ``target``, ``arguments``, ``as_module``, ``seed_shift``,
 ``prescription`` (a path or null), ``until`` (steps), ``seconds`` (of training after which it stops
-short of that, or null), ``watch`` (whether to diagnose), ``report_to``
-(a path or null), ``folder`` (to run in), ``writable`` (folders), ``words`` and ``orders`` (file
+short of that, or null), ``fewest`` (steps below which it goes on after that time) and
+``patience`` (so many times as long, at most), ``watch`` (whether to diagnose), ``report_to`` (a
+path or null), ``folder`` (to run in), ``writable`` (folders), ``words`` and ``orders`` (file
 descriptors).
 
 Steps are counted as the watcher does: in a step no optimizer steps twice. Losses bear the number of
@@ -63,7 +64,7 @@ class Child:
         self.injection: Injection | None = None
         self.watch: TallyingWatch | None = None
         self._said_at = -math.inf
-        self._ends_at: float | None = None
+        self._began_at: float | None = None
         self._process, self._started = os.getpid(), False
 
     def run(self) -> NoReturn:
@@ -131,19 +132,25 @@ class Child:
         """A training step begins: has the goal been reached?"""
         assert self.watch is not None
         step, now = self.watch.tally.step, time.perf_counter()
-        if self._ends_at is None:
-            self._ends_at = now + (self.spec.seconds or math.inf)
-        if step >= self.goal or (step and now >= self._ends_at):
+        if self._began_at is None:
+            self._began_at = now
+        if step >= self.goal or self._out_of_time(step, now - self._began_at):
             if self.injection is not None and not self.injection.applied:
                 self._refuse(_UNMATCHED.format(self._wanted()))
             self.line.say("stop", **self._facts(step), report=self._report())
             order = self.line.listen()
             if order.get("kind") != "go":
                 leave(0)
-            self.goal, self._ends_at = int(order["until"]), math.inf
+            self.goal, self._began_at = int(order["until"]), math.inf
         elif now - self._said_at >= PROGRESS:
             self._said_at = now
             self.line.say("progress", step=step)
+
+    def _out_of_time(self, step: int, seconds: float) -> bool:
+        """Whether it ends short of its goal; a few steps say so little that they are waited for."""
+        limit = self.spec.seconds or math.inf
+        patience = 1.0 if step >= self.spec.fewest else self.spec.patience
+        return step > 0 and seconds >= patience * limit
 
     def _wanted(self) -> str:
         assert self.prescription is not None
@@ -152,14 +159,16 @@ class Child:
     def _facts(self, step: int) -> dict[str, Any]:
         watch = self.watch
         if watch is None:
-            return {"step": 0, "losses": [], "evaluations": [], "optimizers": [], "models": []}
-        roster = watch.observer.roster
+            return {"step": 0, "losses": [], "evaluations": [], "optimizers": [], "models": [],
+                    "trained": [0, 0.0]}  # fmt: skip
+        roster, schedule = watch.observer.roster, watch.observer.schedule
         return {
             "step": step,
             "losses": watch.tally.take_losses(),
             "evaluations": watch.tally.evaluations.take(),
             "optimizers": [column.name for column in roster.optimizers],
             "models": list(watch.observer.run_so_far().models),
+            "trained": [schedule.steps, schedule.trained],  # (steps, seconds), without the watching
         }
 
     def _report(self) -> str | None:

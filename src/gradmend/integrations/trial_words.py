@@ -26,6 +26,8 @@ class Spec:
     prescription: Path | None = None
     until: int = 1
     seconds: float | None = None
+    fewest: int = 1
+    patience: float = 1.0
     watch: bool = False
     report_to: Path | None = None
     writable: tuple[str, ...] = ()

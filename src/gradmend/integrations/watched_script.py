@@ -141,6 +141,10 @@ class _Session:
     def _applied(self, applied: Applied) -> None:
         """A model has its edits; one line for the first, as a loop may build many."""
         assert self.injection is not None and self.prescription is not None
+        if self.watch is not None:
+            self.watch.observer.interventions.applied(
+                self.prescription, applied.model, applied.optimizer, applied.notes
+            )
         if len(self.injection.applied) > 1:
             return
         what = ", ".join(self.prescription.remedies) or f"{applied.edits} edit(s)"

@@ -82,6 +82,7 @@ class Assembler:
                 inputs=tuple(
                     input_record(name, tensor.detach(), self.capture.readers.get(id(tensor)))
                     for name, tensor in feeder.inputs(fed).items()
+                    if tensor.layout is torch.strided  # a sparse one is structure: no features
                 ),
                 ledger_random=random,
                 non_finite=self.capture.non_finite or (None if math.isfinite(loss) else "loss"),

@@ -177,8 +177,12 @@ def _look_in(
 
         def prepare(tensor: Tensor) -> Tensor:
             copy = convert(tensor.detach(), dtype).clone()
-            if not copy.is_floating_point() or not differentiable:
-                return copy
+            if (
+                not copy.is_floating_point()
+                or not differentiable
+                or copy.layout is not torch.strided
+            ):
+                return copy  # a graph's adjacency is structure, and torch knows no view of it
             leaves.append(copy.requires_grad_())
             if not tensor.requires_grad:
                 ours.add(id(copy))

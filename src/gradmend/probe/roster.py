@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradmend.probe.drawn import is_as_drawn
 from gradmend.probe.hidden import hidden_modules
 from gradmend.probe.source import module_line
 from gradmend.records.history import Column
@@ -191,6 +192,10 @@ class Roster:
             "registered": root is not None,
             "device": parameter.device.type,
         }
+        if at is not None and "as_drawn" in self.columns[at].facts:
+            facts["as_drawn"] = self.columns[at].facts["as_drawn"]
+        elif optimizer is None and facts["trainable"] and root is not None and parameter.dim() > 1:
+            facts["as_drawn"] = is_as_drawn(parameter)  # read once, of what nobody trains
         if at is not None:
             old = self.columns[at]
             if dict(old.facts) == facts:

@@ -14,10 +14,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradmend.probe.kinds import operation_name, short
+from gradmend.theory.loss_tail import JOINS
 
 MOST_NODES = 200_000
 """Nodes walked at most; beyond it ``whole`` is false and nothing is said of who is reached."""
 TAIL = 24
+MOST_PIECES = 4
+"""Tensors that are followed where several are joined: a decoder's steps are alike, and would leave
+no room for what is behind them (our choice)."""
 
 _SETTINGS: dict[str, tuple[str, ...]] = {
     "LogSoftmaxBackward0": ("_saved_dim",),
@@ -115,6 +119,8 @@ def _tail(root: Any) -> tuple[tuple[dict[str, Any], ...], dict[int, tuple[int, .
         row |= _settings(node, row["shape"])
         rows.append(row)
         entering = tuple(id(n.variable) for n in nexts if hasattr(n, "variable"))
+        if name in JOINS:
+            nexts = nexts[:MOST_PIECES]
         if entering:
             row["parameters"] = True
             leaves[len(rows) - 1] = entering

@@ -54,7 +54,7 @@ def class_prior_bias(
     shares = _shares(calls[0]) if len(calls) == 1 else None
     last = trace.weights[-1] if trace.weights else None
     bias = last.weights.bias if last and last.weights and last.weights.module_is_plain else None
-    between = [o for o in targets.tail_of(trace) if o.inside and o.name not in REARRANGES]
+    between = [o for o in targets.before_the_loss(trace) if o.name not in REARRANGES]
     why = None
     if shares is None:
         why = "the loss is no single cross entropy, or its classes are not known"

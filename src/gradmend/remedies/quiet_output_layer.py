@@ -64,7 +64,7 @@ def quiet_output_layer(
     last = trace.weights[-1] if trace.weights else None
     call = next((c for c in trace.losses if c.function == "cross_entropy"), None)
     spread = call.prediction.std if call is not None and call.prediction is not None else 0.0
-    between = [o for o in targets.tail_of(trace) if o.inside and o.name not in REARRANGES]
+    between = [o for o in targets.before_the_loss(trace) if o.name not in REARRANGES]
     guess = math.log(classes) if classes and classes > 1 else None
     facts = last.weights if last else None
     why = None

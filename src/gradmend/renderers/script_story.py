@@ -70,7 +70,8 @@ class ScriptStory:
             self.console.print()
             put(self.console, ledger_parts(report, self.look), self.look)
         if not report.findings:
-            self.console.print("Nothing is wrong with this training.")
+            steps = numbers.count(fixed.watched, "step")
+            self.console.print(f"Nothing wrong was found in {steps} of this training.")
         for note in report.trace.notes:
             self.console.print(Text(self.look.say(f"note: {note}"), style="dim"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +84,24 @@ class Limits:
         unit="1",
         source="of the loss of a guess, below which a run has learned something (our choice)",
     )
+    entropy: float = limit(
+        0.3,
+        unit="share",
+        source="of the log of the keys, at the run's beginning: saturated-attention's limit for "
+        "rows whose logits are tens apart; sound encoders have 0.95 and more",
+    )
+    deviation: float = limit(
+        20.0,
+        unit="1",
+        source="of a row's logits at the run's beginning: saturated-attention's limit; drawn at "
+        "theory's scale they have 0.3 to 0.5",
+    )
+    most: float = limit(
+        0.5,
+        unit="share",
+        source="of the matrices that are too large, from which the way all are drawn is to blame "
+        "for such attention, and not the projections of queries and keys alone (our choice)",
+    )
 
 
 _EXPLAINS = (
@@ -107,31 +125,25 @@ _EXPLAINS = (
     "oscillating-loss",
     "loss-plateau",
     "stalled-layers",
+    "saturated-attention",
+    "attention-logit-growth",
 )
 
 
 def _live(history: History, limits: Limits) -> Iterator[Finding]:
-    """A classifier that begins far above a guess, by weights that were large at the beginning."""
+    """Weights that were large at the beginning, and show: in the first loss, or in attention."""
     table = history["update"]
     first, guess = first_loss(history), loss_beside_wide_outputs(history, limits.logits)
     if guess is None:
         guess = _of_large_logits(history, limits)
-    if guess is None or first is None or not first >= limits.loss_over_chance * guess:
-        return
-    if windows.learned(history) and last_loss(history) <= limits.left * guess:
-        return
-    at = windows.matrices(table.columns)
-    begin = table.first("log10_weight")
-    looked_up = {c.module for c in history["output"].columns if c.kind.startswith("Embedding")}
-    large: dict[int, float] = {}
-    for i in at:
-        if table.columns[i].module in looked_up:
-            continue  # a row is looked up, and not summed
-        shape = table.columns[i].shape
-        gain = float(begin[i]) + 0.5 * math.log10(math.prod(shape[1:]))
-        if table.columns[i].order >= 0 and gain >= math.log10(limits.ratio * limits.readout_gain):
-            large[int(i)] = gain - math.log10(limits.readout_gain)
+    sure = guess is not None and first is not None and first >= limits.loss_over_chance * guess
+    if sure and windows.learned(history) and last_loss(history) <= limits.left * (guess or 0.0):
+        sure = False
+    large, judged = _large(history, limits)
     if not large:
+        return
+    sharp = {} if sure or len(large) < limits.most * judged else _one_hot(history, limits)
+    if not sure and not any(_inside(table.columns[i].module, sharp) for i in large):
         return
     worst = max(large, key=lambda i: large[i])
     which = list(large)
@@ -140,26 +152,74 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
     yield Finding(
         code="INI102",
         name="init-gain-too-large",
-        severity=Severity.ERROR,
+        severity=Severity.ERROR if sure else Severity.WARNING,
         modules=tuple(dict.fromkeys(table.columns[i].module for i in which)),
         source=table.columns[which[0]].source,
         summary=(
             f"{len(large)} layer(s) start with weight gain up to"
-            f" {windows.times(large[worst]) * limits.readout_gain:.3g}, where 1 to 2 is usual: the"
-            f" first loss is {first:.3g}, and that of a guess {guess:.3g}"
+            f" {windows.times(large[worst]) * limits.readout_gain:.3g}, where 1 to 2 is usual: "
+            + (
+                f"the first loss is {first:.3g}, and that of a guess {guess:.3g}"
+                if sure
+                else "attention begins with nearly all weight on one key, so queries and keys get"
+                " no gradient"
+            )
         ),
         evidence=(
             Evidence(
                 quantity="first loss, beside that of a guess",
-                observed=first,
+                observed=first or 0.0,
                 limit=guess,
                 unit="nats",
+            )
+            if sure
+            else Evidence(
+                quantity="entropy of attention, at first",
+                observed=min(sharp.values()),
+                limit=limits.entropy,
+                unit="share",
+                module=min(sharp, key=lambda module: sharp[module]),
             ),
         ),
         weight=sum(large.values()),
         explains=_EXPLAINS,
-        exculpation="a loss that has fallen below that of a guess",
+        exculpation="a loss that has fallen below that of a guess"
+        if sure
+        else "rows of attention that spread over several keys",
     )
+
+
+def _large(history: History, limits: Limits) -> tuple[dict[int, float], int]:
+    """(decades above a sensible gain at the run's beginning, by matrix; matrices judged)."""
+    table = history["update"]
+    begin = table.first("log10_weight")
+    looked_up = {c.module for c in history["output"].columns if c.kind.startswith("Embedding")}
+    judged = [
+        int(i)
+        for i in windows.matrices(table.columns)  # a row of an embedding is looked up, not summed
+        if table.columns[i].module not in looked_up and table.columns[i].order >= 0
+    ]
+    gains = {
+        i: float(begin[i]) + 0.5 * math.log10(math.prod(table.columns[i].shape[1:])) for i in judged
+    }
+    least = math.log10(limits.ratio * limits.readout_gain)
+    usual = math.log10(limits.readout_gain)
+    return {i: gain - usual for i, gain in gains.items() if gain >= least}, len(judged)
+
+
+def _one_hot(history: History, limits: Limits) -> dict[str, float]:
+    """Entropy at the run's beginning of attention that looks at one key, by module."""
+    table = history["attention"]
+    if not len(table):
+        return {}
+    entropy, deviation = windows.early(table, "entropy"), windows.early(table, "logit_std")
+    guilty = np.flatnonzero((entropy <= limits.entropy) & (deviation >= limits.deviation))
+    return {table.columns[int(i)].module: float(entropy[i]) for i in guilty}
+
+
+def _inside(module: str, attention: Mapping[str, float]) -> bool:
+    """Whether a module is one of attention's, or the attention itself."""
+    return any(module == each or module.startswith(f"{each}.") for each in attention)
 
 
 def _of_large_logits(history: History, limits: Limits) -> float | None:
@@ -217,7 +277,8 @@ def init_gain_too_large(trace: Trace, limits: Limits) -> Iterator[Finding]:
         sigma_w against the largest critical gain of the activation; and, to convict, decades
         gained in the ledger, growth of the signal, the share of entries with |phi'| below 5 %
         of its steepest value, or the first cross entropy over ln(classes); in a run
-        the latter, beside the weights as they were before the first step.
+        the latter, or attention that begins one-hot where most layers are so, beside the weights
+        as they were before the first step.
 
     Silent when:
         Nothing grows and nothing saturates: a large gain that the next layer, a norm or a skip

@@ -58,7 +58,7 @@ def _live(history: History, limits: NoLimits) -> Iterator[Finding]:
         summary=(
             f"NaN or infinity since step {first.step}: {what}"
             f" {' in '.join(filter(None, (operation, first.where))) or 'the model'}"
-            + (f"; step {good} was the last good one" if good is not None else "")
+            + ("" if good is None else _after(int(good)))
         ),
         evidence=(
             Evidence(
@@ -69,6 +69,11 @@ def _live(history: History, limits: NoLimits) -> Iterator[Finding]:
         explains=_EXPLAINS,
         exculpation="finite numbers throughout",
     )
+
+
+def _after(good: int) -> str:
+    """What was before; a run whose first step is bad has no good one."""
+    return f"; step {good} was the last good one" if good >= 0 else "; no step before was good"
 
 
 @rule(

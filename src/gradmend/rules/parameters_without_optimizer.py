@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gradmend.records.finding import Evidence, Finding, Severity
-from gradmend.records.history import History
+from gradmend.records.history import Column, History
 from gradmend.registry import Case, limit, rule
 from gradmend.theory import windows
 from gradmend.theory.wiring import fact, no_loss_falls, owners, states
@@ -48,14 +48,16 @@ def parameters_without_optimizer(history: History, limits: Limits) -> Iterator[F
     What it finds:
         Trainable parameters of a model that is being trained, with a gradient at most of the
         recent steps, in no parameter group. A note while the loss falls, as whole networks
-        are tuned by their head alone on purpose; not where they all lie behind what is trained and
-        the loss falls by less than a third.
+        are tuned by their head alone on purpose; not where they hold what torch drew them with,
+        or where they all lie behind what is trained and the loss falls by less than a third.
 
     Why it matters:
         Their gradient is computed at every step and never used: they stay what they were.
 
     How it is measured:
-        Membership in the parameter groups; gradients as they are when the optimizer steps.
+        Membership in the parameter groups; gradients as they are when the optimizer steps. Weights
+        of torch's own linear and convolutional layers begin uniform up to fan_in^-1/2, and a
+        trained matrix has left that bound somewhere.
 
     Silent when:
         They are frozen (``requires_grad=False``); none of their model's parameters is in an
@@ -92,15 +94,19 @@ def parameters_without_optimizer(history: History, limits: Limits) -> Iterator[F
     last = np.flatnonzero(held & registered)
     behind = bool(len(last)) and bool(np.flatnonzero(missing)[0] > last[-1])
     flat = flat or (behind and _fall(history) < limits.fall)
+    # A network that has learned nothing yet is no backbone, however well its head does.
+    untrained = _as_drawn(columns)
     yield Finding(
         code="OPT203",
         name="parameters-without-optimizer",
-        severity=Severity.WARNING if flat else Severity.NOTE,
+        severity=Severity.WARNING if flat or untrained else Severity.NOTE,
         modules=tuple(dict.fromkeys(c.module for c in columns)),
         source=columns[0].source,
         summary=(
             f"{count} parameters get gradients and are in no optimizer, from {columns[0].name} on"
-            f" ({int(held.sum())} are in one): hand them to it, or freeze them"
+            f" ({int(held.sum())} are in one)"
+            + (", and are still as torch drew them" if untrained else "")
+            + ": hand them to it, or freeze them"
         ),
         evidence=(
             Evidence(
@@ -112,10 +118,17 @@ def parameters_without_optimizer(history: History, limits: Limits) -> Iterator[F
                 step=history.step,
             ),
         ),
-        weight=100.0 if flat else 0.0,
+        weight=100.0 if flat or untrained else 0.0,
         explains=("loss-plateau", "stalled-layers") if flat else (),
         exculpation="every trainable parameter in a group, or frozen",
     )
+
+
+def _as_drawn(columns: Sequence[Column]) -> bool:
+    """Whether all matrices that are large enough to tell hold what torch's layers begin with."""
+    told = [c.facts.get("as_drawn") for c in columns if len(c.shape) > 1]
+    known = [drawn for drawn in told if drawn is not None]
+    return bool(known) and all(known)
 
 
 def _fall(history: History) -> float:

@@ -111,6 +111,7 @@ def _finding(
                 quantity="share of dead outputs",
                 observed=dead,
                 limit=limits.dead_share,
+                unit="share",
                 module=modules[0] if modules else None,
                 step=step,
             ),

@@ -126,6 +126,7 @@ def uncentred_activation(trace: Trace, limits: Limits) -> Iterator[Finding | Req
                     quantity="share of the output's energy that all samples share",
                     observed=offset,
                     limit=limits.intrinsic_offset,
+                    unit="share",
                 ),
             ),
             weight=0.5 * lost,  # what the gradient itself loses comes first

@@ -119,6 +119,8 @@ def _went(
     error = math.sqrt(course.last) if squares and course.last >= 0 else abs(course.last)
     if course.last > 5.0 * course.first:
         return f", and the loss has grown from {plain(course.first)} to {plain(course.last)}"
+    if squares and error >= limits.rms and _beside_small_ones(history, size, limits):
+        return f", and its error of {plain(error)} drowns the loss beside it"
     if target is not None and target.std > 0:
         spread = target.std * (1.0 if squares else 0.8)
         if error <= math.sqrt(limits.explained) * spread:
@@ -132,6 +134,20 @@ def _went(
     if size < limits.huge and pace > 0 and error / pace <= limits.crawl * len(course.values):
         return None  # on its way
     return f", and the error is still {plain(error)} after {len(course.values)} losses"
+
+
+def _beside_small_ones(history: History, size: float, limits: Limits) -> bool:
+    """Whether the loss is a sum with one whose gradient is of order 1, or of far smaller targets.
+
+    A squared error pulls with twice the error, a cross entropy with no more than sqrt(2).
+    """
+    calls = targets.firsts(history)
+    return len(calls) > 1 and any(
+        call.target.rms * limits.ratio <= size
+        if call in targets.regressions(calls)
+        else "cross_entropy" in call.function or call.function == "nll_loss"
+        for call in calls
+    )
 
 
 def _rms(values: Values | None) -> float:
@@ -222,7 +238,8 @@ def unscaled_target(trace: Trace, limits: Limits) -> Iterator[Finding]:
     How it is measured:
         Targets and outputs of the first batch, as the loss is handed them; over a run, where the
         loss is written by hand, by the first loss. A run is told where it has come to NaN, has
-        grown, or is not going to arrive soon.
+        grown, or is not going to arrive soon; and where the squared error stays that large beside
+        another loss, of which nothing is learned meanwhile.
 
     Silent when:
         The model ends in the targets' scale; the run explains half of the targets' variance, or

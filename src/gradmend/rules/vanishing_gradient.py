@@ -13,6 +13,7 @@ from gradmend.records.request import Measurement, Request
 from gradmend.records.trace import Trace
 from gradmend.registry import Case, limit, rule
 from gradmend.theory import windows
+from gradmend.theory.guessing import is_near_a_guess
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,16 @@ class Limits:
         1.0,
         unit="1",
         source="Adam divides by |g| + eps: below eps the step shrinks with the gradient again",
+    )
+    faded: float = limit(
+        3.0,
+        unit="decades",
+        source="fallen since the first steps, beside the last layer's, while a loss stays near a"
+        " guess: Adam divides by a mean over 1 / (1 - 0.999) steps, so that its steps are as many"
+        " times smaller in the meantime as the gradient is",
+    )
+    share: float = limit(
+        0.5, unit="share", source="of the weight matrices whose gradient has fallen: our choice"
     )
 
 
@@ -45,6 +56,7 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
         enough = _made_up_for(history, optimizer, limits)
         lost = [int(i) for i in at[:layers] if exact[i] or upper[i] <= enough]
         if not any(upper[i] <= enough for i in lost):
+            yield from _faded(history, at, upper, limits)
             continue
         zero = sum(bool(exact[i]) for i in lost)
         first = table.columns[lost[0]]
@@ -74,6 +86,52 @@ def _live(history: History, limits: Limits) -> Iterator[Finding]:
             exculpation="fewer decades, or an optimizer that makes up for them",
             symptom=True,
         )
+
+
+def _faded(
+    history: History, at: windows.Indices, upper: Floats, limits: Limits
+) -> Iterator[Finding]:
+    """A gradient that was there at first and has gone since, from layers in the middle as well.
+
+    An optimizer that divides by the size of the gradients so far makes up for what is small from
+    the first step on, and not for what has become small.
+    """
+    table = history["gradient"]
+    if len(at) < 2 or not is_near_a_guess(history):
+        return
+    fallen = windows.early(table, "log10_rms")[at] - upper[at]
+    beyond = fallen - fallen[-1]
+    faded = at[beyond >= limits.faded]  # NaN is not
+    if len(faded) < limits.share * len(at):
+        return
+    most = float(np.nanmax(beyond))
+    first = table.columns[faded[0]]
+    yield Finding(
+        code="GRF102",
+        name="vanishing-gradient",
+        severity=Severity.ERROR,
+        modules=tuple(dict.fromkeys(table.columns[i].module for i in faded)),
+        source=first.source,
+        summary=(
+            f"the gradient of {len(faded)} of {len(at)} weight matrices has fallen by up to"
+            f" {most:.1f} decades since the first steps, that of the last one has not; the loss"
+            " is near that of a guess"
+        ),
+        evidence=(
+            Evidence(
+                quantity="decades fallen since the first steps",
+                observed=most,
+                limit=limits.faded,
+                unit="decades",
+                module=first.module,
+                step=history.step,
+            ),
+        ),
+        weight=most,
+        explains=("stalled-layers", "loss-plateau"),
+        exculpation="a loss that falls below three quarters of a guess's",
+        symptom=True,
+    )
 
 
 def _per_used_entry(table: Table, share: float, exact: windows.Bools) -> Floats:
@@ -145,7 +203,8 @@ def vanishing_gradient(trace: Trace, limits: Limits) -> Iterator[Finding | Reque
     How it is measured:
         The ledger's total, relative to the model's own outputs, so that loss scale and reduction
         do not matter. Over a run: the gradients of the weight matrices over the recent window, a
-        high rank of all the first ones against a low rank of the largest later one.
+        high rank of all the first ones against a low rank of the largest later one; and, while the
+        loss stays near that of a guess, how far most of them have fallen since the first steps.
 
     Silent when:
         The loss is smaller than that; what exactly zero means is said apart; weights that begin

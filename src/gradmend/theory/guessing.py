@@ -82,6 +82,35 @@ def stays_at_a_guess(history: History) -> bool:
 UNLEARNED = 0.75
 """Of the loss of a guess, above which one that has not moved has learned nothing: what a guess
 costs is known from one batch only (our choice)."""
+HEADS = 5.0
+"""Times the loss of a guess that a loss may have, for what is added to a loss and cannot be heard:
+terms written by hand, several heads of one function (our choice)."""
+
+
+def is_worse_than_a_guess(history: History) -> bool:
+    """Whether a run ends with a loss far above a guess's: what fell so far has not learned."""
+    share = _share_of_a_guess(history)
+    return share is not None and share > HEADS
+
+
+def is_near_a_guess(history: History) -> bool:
+    """Whether a run that has been long enough ends with little less than a guess's loss."""
+    share = _share_of_a_guess(history)
+    if share is None or not share >= UNLEARNED:
+        return False
+    return len(loss_course(history)[0].values) >= ENOUGH
+
+
+def _share_of_a_guess(history: History) -> float | None:
+    """A run's last losses over that of a guess; ``None`` where its one function is no mean."""
+    calls, courses = heard(history), loss_course(history)
+    if len(calls) != 1 or len(courses) != 1:
+        return None
+    guesses = [_if_wide(call, 0.0) for _, call in next(iter(calls.values()))]
+    known = [guess for guess in guesses if guess is not None]
+    return courses[0].last / max(known) if known and len(known) == len(guesses) else None
+
+
 STILL = 0.05
 """Fall of the loss over its first losses, below which a rehearsal has not moved it (our choice)."""
 

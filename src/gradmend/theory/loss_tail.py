@@ -17,6 +17,12 @@ REARRANGES = frozenset(
 )
 """Operations that leave every number as it is."""
 
+JOINS = frozenset(
+    {"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack"}
+    | {"row_stack"}
+)
+"""Operations that put several tensors into one, and leave every number as it is."""
+
 ELEMENTWISE = frozenset(
     {"add", "sub", "rsub", "mul", "div", "neg", "pow", "abs", "sqrt", "exp", "log", "log1p"}
     | {"mean", "sum", "expand", "where", "masked_fill", "minimum", "maximum", "clamp"}
@@ -96,11 +102,25 @@ class LossTail:
             yield self.operations[at], self.operations[place]
 
     def places(self) -> Iterator[tuple[int, int]]:
-        """The same as positions in the tail."""
+        """The same as positions in the tail.
+
+        Where pieces are joined that the same operation has made (the steps of a decoder), each of
+        them is read.
+        """
         for at, operation in enumerate(self.operations):
             if operation.op not in REARRANGES:
                 for place in self.reads(at):
-                    yield at, place
+                    for piece in self._pieces(place, frozenset({at})):
+                        yield at, piece
+
+    def _pieces(self, place: int, seen: frozenset[int]) -> tuple[int, ...]:
+        """What a join joins, where the same operation made all of it; else the place itself."""
+        if self.operations[place].op not in JOINS or place in seen:
+            return (place,)
+        joined = (p for each in self.reads(place) for p in self._pieces(each, seen | {place}))
+        pieces = tuple(dict.fromkeys(joined))
+        alike = len({self.operations[piece].op for piece in pieces}) == 1
+        return pieces if alike else (place,)
 
     @property
     def root(self) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from gradmend.records.trace import Operation, Trace
+from gradmend.theory.loss_tail import JOINS, REARRANGES
 
 SOFTMAX = ("softmax", "_softmax")
 
@@ -53,16 +54,42 @@ def _placed(trace: Trace, op: Operation) -> Outlet:
     own = module_of(trace, op)
     if own is not None or not op.inside:
         return Outlet(op, module=own)
-    if any(trace.operations[reader].inside for reader in trace.readers.get(op.id, ())):
+    last = _handed_on(trace, op)
+    if last is None:
         return Outlet(op)
-    prefix = f"{op.module}." if op.module else ""
-    held = [o for o in trace.operations if o.inside and (o.module == op.module or
+    prefix = f"{last.module}." if last.module else ""
+    held = [o for o in trace.operations if o.inside and (o.module == last.module or
             o.module.startswith(prefix))]  # fmt: skip
-    facts = trace.module_at.get(op.module)
-    once = all(o.call == 0 for o in held if o.module == op.module)
-    if held[-1] is not op or not once or facts is None or facts.uses != 1:
+    facts = trace.module_at.get(last.module)
+    once = all(o.call == 0 for o in held if o.module == last.module)
+    if held[-1] is not last or not once or facts is None or facts.uses != 1:
         return Outlet(op)
-    return Outlet(op, behind=op.module)
+    return Outlet(op, behind=last.module)
+
+
+def _handed_on(trace: Trace, op: Operation) -> Operation | None:
+    """The last operation inside the model that hands on the operation's numbers and no others.
+
+    The operation itself where nothing inside reads it; else what rearranges it, or joins it with
+    others of its kind, as a decoder does with its steps. ``None`` where something else reads it.
+    """
+    last = op
+    while True:
+        readers = [trace.operations[at] for at in trace.readers.get(last.id, ())]
+        inside = [reader for reader in readers if reader.inside]
+        if not inside:
+            return last
+        if len(inside) > 1 or not _only_moves(trace, inside[0], op.name):
+            return None
+        last = inside[0]
+
+
+def _only_moves(trace: Trace, op: Operation, name: str) -> bool:
+    """Whether an operation does nothing but put together what operations of a name have made."""
+    if op.name not in REARRANGES | JOINS:
+        return False
+    sources = [trace.operations[at] for at in op.upstream]
+    return all(each.name == name or _only_moves(trace, each, name) for each in sources)
 
 
 def output_place(trace: Trace) -> str:

@@ -47,6 +47,26 @@ def tail_of(trace: Trace) -> tuple[Operation, ...]:
     return tuple(op for op in trace.operations if op.id > last)
 
 
+OF_A_CLASSIFIER = frozenset(
+    {"log_softmax", "cross_entropy", "nll_loss", "nll_loss2_d", "nll_loss_nd"}
+    | {"binary_cross_entropy_with_logits"}
+)
+"""Operations with which a classifier's loss begins, wherever it is computed."""
+
+
+def before_the_loss(trace: Trace) -> tuple[Operation, ...]:
+    """Operations of the model between its last linear map and a classifier's loss.
+
+    Models that return their loss, as language models do, have it inside.
+    """
+    found: list[Operation] = []
+    for op in tail_of(trace):
+        if not op.inside or op.name in OF_A_CLASSIFIER:
+            break
+        found.append(op)
+    return tuple(found)
+
+
 def regression_by_hand(trace: Trace) -> bool:
     """Whether the loss is written by hand and begins with a difference."""
     names = {op.name for op in tail_of(trace)}

@@ -164,6 +164,10 @@ def optimizer_groups(*, fault: str = "", labels: str = "true") -> Training:
     """
     model = _ListOfLayers() if fault == "python_list" else mlp()
     held = [*model.parameters()]
+    if fault == "head_only":  # a backbone that somebody has trained
+        with torch.no_grad():
+            for parameter in held[:-2]:
+                parameter.mul_(1.25)
     reference = copy.deepcopy(model)  # what is to be learned: another head on the same features
     with torch.no_grad():
         [*reference.parameters()][-2].normal_()

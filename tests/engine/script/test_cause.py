@@ -317,3 +317,37 @@ def test_nothing_of_the_script_is_changed() -> None:
 
     for seen, plain in zip(weights(watch=True), weights(watch=False), strict=True):
         assert torch.equal(seen, plain)
+
+
+def test_layers_in_a_list_bear_the_names_of_the_model_that_holds_them() -> None:
+    # given a model whose blocks are in a plain list, so that each is a root of its own
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Linear(8, 16)
+            self.blocks = [nn.Sequential(nn.Linear(16, 16), nn.ReLU()) for _ in range(2)]
+            self.head = nn.Linear(16, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.relu(self.stem(x))
+            for block in self.blocks:
+                h = h + block(h)
+            out: Tensor = self.head(h)
+            return out
+
+    def script() -> None:
+        torch.manual_seed(0)
+        model = Listed()
+        train(model, torch.optim.SGD(model.parameters(), lr=0.05))
+
+    # when the run is judged
+    report = watched(script)
+    # then the finding is about that model, and the edit fits a fresh one
+    (finding,) = [f for f in report.findings if f.name == "unregistered-parameters"]
+    assert finding.modules == ("blocks.0.0", "blocks.1.0")
+    found = prescribe((finding,), report.trace)
+    assert [e.targets for p in found.prescriptions for e in p.edits] == [("blocks",)]
+    model = Listed()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    repaired = gradmend.apply(found.prescriptions[0], model, optimizer=optimizer).model
+    assert "blocks.1.0.weight" in repaired.state_dict()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gradmend.engine.script import child
@@ -62,6 +63,21 @@ def test_the_best_run_wins_with_every_seed(home: Path) -> None:
     assert verdict.winner[0].unseen == pytest.approx(sum(losses[-13:]) / 13)
     # and nothing was left in the folder
     assert sorted(path.name for path in home.iterdir()) == ["act.json"]
+
+
+@pytest.mark.parametrize(("off", "noisy"), [(0.0, False), (1e-4, True)])
+def test_what_was_watched_is_kept_in_float32_and_is_the_same_all_the_same(
+    home: Path, off: float, noisy: bool
+) -> None:
+    # given a run that was watched, whose losses are no float32 numbers: sums over micro-batches
+    runs = _runs(home, {"rate": 0.01})
+    losses = [2.0 * math.exp(-0.01 * step) for step in range(1, 11)]
+    runs.reference = tuple(float(np.float32(loss * (1.0 + off))) for loss in losses)
+    assert all(a != b for a, b in zip(runs.reference, losses, strict=True))
+    # when it is run again
+    _trial(runs).run(())
+    # then it is the same training, and one that is off by a ten thousandth is another
+    assert runs.noisy is noisy
 
 
 def test_nothing_wins_where_nothing_is_better(home: Path) -> None:

@@ -54,6 +54,7 @@ def cause_of(watch: ScriptWatch) -> Report:
         for finding in _of_the_look(beginning, trace)
     ]
     report = report_of(history, watch.looks, first=first if first or beginnings else None)
+    report = replace(report, after=None)  # the second look of a repair is the one after it
     if not beginnings:
         return _without_a_model(report, history)
     chosen = _chosen(report.findings, names, beginnings)

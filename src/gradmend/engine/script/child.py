@@ -34,7 +34,10 @@ class Order:
     watch: bool = False
     """Whether to look for the cause, and to report."""
     seconds: float | None = None
-    """Time of training after which it stops short of ``until``."""
+    """Time of training after which it stops short of ``until``, once it has taken ``fewest``."""
+    fewest: int = 1
+    """Steps below which it goes on, though the time is over: up to ``patience`` times as long."""
+    patience: float = 1.0
 
 
 class Child:
@@ -93,6 +96,8 @@ class Child:
             "prescription": str(order.prescription) if order.prescription else None,
             "until": order.until,
             "seconds": order.seconds,
+            "fewest": order.fewest,
+            "patience": order.patience,
             "watch": order.watch,
             "report_to": str(self.report_path) if order.watch else None,
             "folder": str(work),
@@ -101,7 +106,8 @@ class Child:
             "orders": orders_in,
         }
         spec.write_text(json.dumps(plain), encoding="utf-8")
-        environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        # MKL goes by this too, unless the user has set a number of its own.
+        environment = {"OMP_NUM_THREADS": str(threads)}
         environment |= os.environ  # what the user has set himself counts
         environment |= {**OFFLINE, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         environment.setdefault("PYTHONHASHSEED", "0")

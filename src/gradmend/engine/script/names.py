@@ -41,14 +41,28 @@ class Names:
 
     def place(self, finding: Finding) -> int | None:
         """The model that most of a finding's modules belong to; ``None`` where it names none."""
-        owners = [self.inner[name][0] for name in finding.modules if name and name in self.inner]
+        known = [self._known(name) for name in finding.modules if name]
+        owners = [each[0] for each in known if each is not None]
         return max(set(owners), key=owners.count) if owners else None
+
+    def _known(self, name: str) -> tuple[int, str] | None:
+        """What a name stands for; of what torch does not list, by what it hangs on.
+
+        Layers in a plain list are shown as ``model.layers.0``, of which only ``model`` is known.
+        """
+        parts = name.split(".")
+        for end in range(len(parts), 0, -1):
+            found = self.inner.get(".".join(parts[:end]))
+            if found is not None:
+                at, path = found
+                return at, ".".join(filter(None, (path, *parts[end:])))
+        return None
 
     def inside(self, finding: Finding, place: int) -> Finding:
         """A finding of the run, in the names of one model."""
 
         def own(name: str) -> str:
-            at, path = self.inner.get(name, (None, name))
+            at, path = self._known(name) or (None, name)
             return path if at == place else name
 
         return _renamed(finding, own)

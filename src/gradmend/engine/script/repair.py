@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
+import re
 import selectors
 import tempfile
 from collections.abc import Callable, Iterable
@@ -11,14 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gradmend.engine.budget import DEFAULT_STEPS, FEWEST_STEPS, deadline_of, longest, race_steps
+from gradmend.engine.budget import DEFAULT_STEPS, FEWEST_STEPS, deadline_of
 from gradmend.engine.files import write_prescription
 from gradmend.engine.predictions import check_predictions
 from gradmend.engine.prescribe import Candidates, forbidden_changes, prescribe
+from gradmend.engine.script.afford import Race, affordable_race
 from gradmend.engine.script.child import Child, Order
 from gradmend.engine.script.plan import Plan
 from gradmend.engine.script.runs import POLL, Run, ScriptRuns, outside
-from gradmend.engine.trial import FIRST_ROUND, Deadline, Tell, Trial
+from gradmend.engine.trial import Deadline, Tell, Trial
 from gradmend.errors import BadInput
 from gradmend.records.finding import Severity
 from gradmend.records.prescription import Prescription
@@ -31,6 +34,9 @@ MOST_JOBS = 4
 """Trainings at a time, if there are as many cores (our choice: each holds a copy of the data)."""
 CAUSE_SHARE = 0.2
 """Share of the budget after which the search for the cause stops, wherever it is."""
+CAUSE_PATIENCE = 2.5
+"""Times as long that it may take to see :data:`FEWEST_STEPS` steps at all: where watching alone
+takes half of the budget, what is left proves nothing (our choice)."""
 STEPS_TO_LOOK = 2
 """Steps of the repaired script that are watched to check what the winner promised."""
 
@@ -55,7 +61,7 @@ class Pace:
     start: float
     """Seconds until its first step."""
     step: float
-    """Seconds of a step."""
+    """Seconds of a step, without the watching."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +74,10 @@ class ScriptFix:
     pace: Pace
     steps: int
     """Of a training in the trial."""
+    watched: int
+    """Steps that were looked at to find the cause."""
+    cut_short: bool
+    """Whether the budget ended the search for the cause before it had seen all that it was to."""
     jobs: int
     threads: int
     reproducible: bool | None = None
@@ -126,7 +136,7 @@ def fix_script(
             steps=wishes.steps or DEFAULT_STEPS,
             deadline=deadline,
             jobs=wishes.jobs,
-            threads=max(1, _cores() // wishes.jobs),
+            threads=_threads(wishes.jobs),
             tell=tell,
         )
         try:
@@ -146,10 +156,18 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
+def _threads(jobs: int) -> int:
+    """Threads of each training: what the user has set, else its share of the cores."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one a level of nesting
+    return int(wanted) if wanted.isdecimal() and int(wanted) else max(1, _cores() // jobs)
+
+
 def _fix(runs: ScriptRuns, plan: Plan, wishes: Wishes, deadline: Deadline, show: Show) -> ScriptFix:
     seconds = None if deadline.seconds is None else CAUSE_SHARE * deadline.seconds
     runs.tell("running it once, watched, to find the cause", deadline.share)
-    order = Order(until=runs.steps, watch=True, seconds=seconds)
+    order = Order(
+        until=runs.steps, watch=True, seconds=seconds, fewest=FEWEST_STEPS, patience=CAUSE_PATIENCE
+    )
     seen = watched(runs, order)
     report, pace = seen.report, seen.pace
     if report.script is not None:
@@ -157,8 +175,9 @@ def _fix(runs: ScriptRuns, plan: Plan, wishes: Wishes, deadline: Deadline, show:
     if seen.whole:  # the script itself is no longer
         runs.steps = min(runs.steps, seen.step)
     fixed = ScriptFix(
-        plan=plan, report=report, pace=pace, steps=runs.steps, jobs=runs.jobs, threads=runs.threads
-    )
+        plan=plan, report=report, pace=pace, steps=runs.steps, jobs=runs.jobs, threads=runs.threads,
+        watched=seen.step, cut_short=not seen.whole and seen.step < order.until,
+    )  # fmt: skip
 
     def unchanged(reason: str, **more: Any) -> ScriptFix:
         verdict = Verdict(
@@ -169,7 +188,7 @@ def _fix(runs: ScriptRuns, plan: Plan, wishes: Wishes, deadline: Deadline, show:
 
     show("cause", fixed)
     if report.healthy:
-        return unchanged("healthy: nothing was found that a repair could mend; nothing was changed")
+        return unchanged(_nothing_found(fixed, wishes))
     if report.script is not None and report.script.unseen:
         return unchanged(
             f"its model could not be looked at ({report.script.unseen}), and no remedy works"
@@ -191,15 +210,21 @@ def _fix(runs: ScriptRuns, plan: Plan, wishes: Wishes, deadline: Deadline, show:
             f" nothing within {seen.step} steps, so no figure says which training is better;"
             " let it print one, such as 'eval distance 0.42'; nothing was changed"
         )
+    if runs.steps < FEWEST_STEPS:
+        return unchanged(
+            f"the script ends after {runs.steps} steps, too few to prove anything; let it train"
+            f" for {FEWEST_STEPS} or more; nothing was changed"
+        )
+    race = Race(steps=runs.steps)
     if wishes.steps is None:
-        runs.steps = min(runs.steps, _affordable(runs, pace, found, wishes.seeds))
+        race = affordable_race(
+            deadline, start=pace.start, step=pace.step, candidates=len(found.prescriptions),
+            seeds=wishes.seeds, jobs=runs.jobs, most=runs.steps,
+        )  # fmt: skip
+        if race.steps < FEWEST_STEPS:
+            return unchanged(_too_small(race, pace, wishes))
+        runs.steps = race.steps
         fixed = replace(fixed, steps=runs.steps)
-        if runs.steps < FEWEST_STEPS:
-            return unchanged(
-                f"a budget of {wishes.budget} allows {runs.steps} steps per training (a step takes"
-                f" {pace.step:.2g} s, the start {pace.start:.2g} s), too few to prove anything;"
-                " nothing was changed"
-            )
     show("race", fixed)
     trial = Trial(
         trainer=runs,
@@ -209,6 +234,7 @@ def _fix(runs: ScriptRuns, plan: Plan, wishes: Wishes, deadline: Deadline, show:
         tell=runs.tell,
         combine=found.combined,
         guess=None if seen.several_losses else loss_of_guessing(report.trace),
+        thrifty=race.thrifty,
     )
     winner, verdict = trial.run(found.prescriptions, found.local)
     refusals = (*found.refusals, *runs.refusals)
@@ -216,6 +242,16 @@ def _fix(runs: ScriptRuns, plan: Plan, wishes: Wishes, deadline: Deadline, show:
     if winner is not None:
         report = _with_winner(runs, report, winner, verdict)
     return replace(fixed, report=report, reproducible=not runs.noisy)
+
+
+def _too_small(race: Race, pace: Pace, wishes: Wishes) -> str:
+    """Why a budget proves nothing, and which would."""
+    more = "" if race.seconds is None else f"; try --budget '{math.ceil(race.seconds / 60.0)} min'"
+    return (
+        f"a budget of {wishes.budget} allows {race.steps} steps per training (a step takes"
+        f" {pace.step:.2g} s, the start {pace.start:.2g} s), too few to prove anything{more};"
+        " nothing was changed"
+    )
 
 
 def _with_winner(
@@ -234,6 +270,18 @@ def _with_winner(
         return replace(report, prescription=winner, verdict=verdict)
     verdict = replace(verdict, checked=check_predictions(winner.predictions, after))
     return replace(report, prescription=winner, verdict=verdict, after=after)
+
+
+def _nothing_found(fixed: ScriptFix, wishes: Wishes) -> str:
+    """What may be said where no rule objected: no more than was looked at."""
+    if not fixed.cut_short:
+        return "healthy: nothing was found that a repair could mend; nothing was changed"
+    steps = f"{fixed.watched} steps" if fixed.watched > 1 else "one step"
+    few = ", too few to call it healthy" if fixed.watched < FEWEST_STEPS else ""
+    return (
+        f"nothing was found in {steps}, as far as its share of a budget of {wishes.budget} went"
+        f"{few}; what shows later takes a larger --budget; nothing was changed"
+    )
 
 
 def _line(facts: ScriptFacts | None) -> str:
@@ -292,12 +340,11 @@ def watched(runs: ScriptRuns, order: Order) -> Watched:
             raise _why_nothing(last, child)
         if report.script is not None:
             report = replace(report, script=_at_home(report.script, child.work))
-        seconds = float(last.get("t", 0.0))
         runs.deadline.taken += child.step
         own = [each for each in run.losses if each]
         return Watched(
             report=report,
-            pace=Pace(start=first_step, step=(seconds - first_step) / max(1, child.step)),
+            pace=Pace(start=first_step, step=_seconds_of_a_step(last, first_step)),
             step=child.step,
             whole=last["kind"] == "ended" and last["how"] != "raised",
             several_losses=0 if run.loss is not None or not own else len(own),
@@ -305,6 +352,14 @@ def watched(runs: ScriptRuns, order: Order) -> Watched:
         )
     finally:
         child.end()
+
+
+def _seconds_of_a_step(last: dict[str, Any], first_step: float) -> float:
+    """As the script takes them; where only one was seen, with what watching it took."""
+    steps, trained = last.get("trained", (0, 0.0))
+    if steps:
+        return float(trained) / int(steps)
+    return (float(last.get("t", 0.0)) - first_step) / max(1, int(last.get("step", 0)))
 
 
 def _last_word(runs: ScriptRuns, run: Run, order: Order) -> tuple[dict[str, Any], float]:
@@ -340,6 +395,10 @@ def _last_word(runs: ScriptRuns, run: Run, order: Order) -> tuple[dict[str, Any]
             )
 
 
+_OF_A_GPU = re.compile(r"(?<![A-Za-z])(CUDA|cuda|NVIDIA|HIP|MPS|mps)(?![A-Za-z])")
+"""What torch says of a device that is not there; no part of a word, such as time stamps."""
+
+
 def _why_nothing(word: dict[str, Any], child: Child) -> BadInput:
     """Why a run told nothing that could be judged, in the user's terms."""
     error = str(word.get("error") or "")
@@ -352,7 +411,7 @@ def _why_nothing(word: dict[str, Any], child: Child) -> BadInput:
             "nobody answers in a trial",
             "pass what it asks for as an argument, or give it a default",
         )
-    if any(sign in said for sign in ("CUDA", "cuda", "NVIDIA", "HIP", "mps")):
+    if _OF_A_GPU.search(said):
         return BadInput(
             f"the script needs a GPU that is not here: {said[:200]}",
             "a trial runs it as it is",
@@ -365,21 +424,11 @@ def _why_nothing(word: dict[str, Any], child: Child) -> BadInput:
             "run it with python first; in a trial its stdin is empty and its folder is a copy",
         )
     if not child.step:
+        status = word.get("status")
+        ended = f"the script ended with status {status}, and " if status else ""
         return BadInput(
-            "no optimizer of torch took a step",
+            f"{ended}no optimizer of torch took a step",
             "there is no training to repair",
             "name the script that trains, with the arguments that make it train",
         )
     return BadInput(f"the script told nothing that can be judged: {said[:200]}", "", "")
-
-
-def _affordable(runs: ScriptRuns, pace: Pace, found: Candidates, seeds: int) -> int:
-    """Steps per training that let the whole race fit into what is left of the budget."""
-    count = len(found.prescriptions)
-    if runs.deadline.steps is not None:
-        left, step, start = float(runs.deadline.steps - runs.deadline.taken), 1.0, 0.0
-    else:
-        left = 0.9 * ((runs.deadline.seconds or 0.0) - runs.deadline.elapsed)
-        step, start = pace.step, pace.start
-    starts = start * (2 + (min(count, FIRST_ROUND) + 2 * (seeds - 1)) / runs.jobs)
-    return longest(runs.steps, lambda n: starts + step * race_steps(n, count, seeds), left)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gradmend.engine.files import write_prescription
 from gradmend.engine.script.child import Child, Order, numbers_of
 from gradmend.engine.script.plan import Plan
@@ -278,9 +280,13 @@ def mean_of_last(losses: list[tuple[int, float]], goal: int) -> float:
 
 
 def _same(reference: Sequence[float], losses: Sequence[float]) -> bool:
-    """Whether two runs began with the very same losses; NaN is like NaN."""
-    pairs = zip(reference, losses, strict=False)
-    return all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in pairs)
+    """Whether two runs began with the very same losses; NaN is like NaN.
+
+    What was watched is kept in float32, to which a sum over several backward passes is rounded.
+    """
+    shared = min(len(reference), len(losses))
+    ours, theirs = (np.asarray(each[:shared], dtype=np.float32) for each in (reference, losses))
+    return np.array_equal(ours, theirs, equal_nan=True)
 
 
 def outside(word: dict[str, Any]) -> BadInput:
