@@ -15,6 +15,8 @@ from gradmend.live.app import Live
 from gradmend.live.guard import guard_for
 from gradmend.live.shelf import Shelf
 from gradmend.records.history import Column, Event, RunFacts
+from gradmend.records.ledger import Booked, Entry, Ledger
+from gradmend.store.books import FIRST, NEWEST
 from gradmend.store.errors import StoreError
 from gradmend.store.writer import RunWriter
 
@@ -29,6 +31,7 @@ class Training:
         models = facts.pop("models", ("Net",))
         self.folder = folder
         self.step = 0
+        self.looked = False
         self.facts = {
             "name": folder.name, "started_at": started, "models": models, "status": "running",
             **facts,
@@ -54,6 +57,23 @@ class Training:
 
     def event(self, **event: Any) -> None:
         self.writer.event(Event(step=self.step, **event))
+        self.writer.flush()
+
+    def look(self, decades: float) -> None:
+        """A look whose books say so."""
+        inside = Entry(name="sigmoid", kind="operation", cause="weights", decades=decades)
+        layer = Entry(name="0", kind="module", decades=decades, children=(inside,))
+        root = Entry(name="", kind="module", decades=decades, children=(layer,))
+        ledger = Ledger(
+            cotangent="loss",
+            total_decades=decades,
+            unexplained_decades=0.0,
+            root=root,
+            by_cause={"weights": decades},
+        )
+        slot = FIRST if not self.looked else NEWEST
+        self.looked = True
+        self.writer.books(slot, Booked(step=self.step, ledger=ledger))
         self.writer.flush()
 
     def finish(self, status: str = "finished") -> None:

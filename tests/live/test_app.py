@@ -11,6 +11,8 @@ from urllib.parse import quote
 import pytest
 
 from gradmend.live.app import MOST_COMPARED, MOST_KEPT
+from gradmend.records.history import Column, RunFacts
+from gradmend.store.writer import RunWriter
 
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>".replace("/", "\u2215"), "<b>bold<b>", "a&b=c?d#e",
@@ -31,7 +33,7 @@ def test_the_list_names_every_run_and_leads_to_it(begin: Any, server: Any) -> No
     page = server()("/")
     assert page.status_code == 200
     assert page.text.index('href="/run/second"') < page.text.index('href="/run/first"')
-    for word in ("2 runs", "running", "finished", "last loss", "open findings", "begun"):
+    for word in ("2 runs", "running", "finished", "last loss", "verdict", "begun"):
         assert word in page.text
     assert 'data-source="/runs"' in page.text
 
@@ -97,6 +99,62 @@ def test_figures_are_served_packed_where_that_is_accepted(begin: Any, server: An
         assert plain.headers["content-type"] == "application/json"
     raw = gzip.decompress(gzip.compress(plain.content))
     assert json.loads(raw)["id"] == ids[-1]
+
+
+def test_the_books_of_looks_are_served(begin: Any, server: Any) -> None:
+    # Given a run that was looked at twice, when its page is asked for,
+    training = begin("first", steps=0)
+    training.look(-3.0)
+    training.steps(10)
+    training.look(-5.0)
+    training.finish()
+    asks = server()
+    page = asks("/run/first").text
+    # then the newest books have a place, and the figure offers those of the first look.
+    assert page.count('data-figure="ledger"') == 1 and "spec-ledger" not in page
+    newest = asks.json("/run/first/figure/ledger.json")
+    first = asks.json("/run/first/figure/ledger-first.json")
+    assert newest["choices"] == first["choices"]
+    assert newest["choices"] == [
+        ["ledger-first", "On the first look"],
+        ["ledger", "After 10 steps"],
+    ]
+    assert "\N{MINUS SIGN}5.00" in newest["words"] and "\N{MINUS SIGN}3.00" in first["words"]
+    assert asks.json("/run/first/figure/before-after.json")["kind"] == "lines"
+    # And a server that has shown no page yet knows them too.
+    assert server()("/run/first/figure/ledger-first.json").status_code == 200
+
+
+def test_each_rank_of_a_run_has_its_page(begin: Any, server: Any, tmp_path: Path) -> None:
+    # Given a training of two processes, which saw different losses,
+    begin("alone").finish()
+    training = begin("both", steps=20, rank=0, ranks=2)
+    facts = {**training.facts, "rank": 1, "ranks": 2, "steps": 5}
+    other = RunWriter.create(training.folder, RunFacts(**facts), rank=1)
+    other.columns("step", [Column(name="SGD", kind="SGD")], at=0)
+    for step in range(5):
+        other.append("step", step, {"loss": [7.0 - step]})
+    other.close()
+    training.finish()
+    asks = server()
+    # when either is asked for, then its own numbers are shown, and the way to the other;
+    first, second = asks("/run/both").text, asks("/run/both/rank/1").text
+    assert '<b>0</b> <a href="/run/both/rank/1">1</a>' in first
+    assert '<a href="/run/both">0</a> <b>1</b>' in second
+    assert 'data-source="/run/both/rank/1"' in second
+    assert asks.json("/run/both/report.json")["watched"]["steps"] == 20
+    told = asks.json("/run/both/rank/1/report.json")["watched"]
+    assert (told["steps"], told["rank"], told["ranks"], told["loss_last"]) == (5, 1, 2, 3.0)
+    losses = asks.json("/run/both/rank/1/figure/training.json")["series"][0]["values"]
+    assert losses["shape"] == [5]
+    # a run of one process has no such choice, and what is not there is not there.
+    assert "Seen by rank" not in asks("/run/alone").text
+    for path in ("/run/both/rank/2", "/run/alone/rank/1", "/run/both/rank/-1", "/run/both/rank/x"):
+        assert asks(path).status_code == 404
+    # A link that leads out of the folder is none of its ranks.
+    (tmp_path / "elsewhere.db").write_bytes((training.folder / "rank-1.db").read_bytes())
+    (training.folder / "rank-3.db").symlink_to(tmp_path / "elsewhere.db")
+    assert asks("/run/both/rank/3").status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,9 @@ def test_the_server_works_where_torch_cannot_be_imported(begin: Any, tmp_path: P
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path\n"
         "from gradmend.live import server, views\n"
-        f"found = views.material(Path({str(tmp_path / 'runs' / 'first')!r}))\n"
+        "from gradmend.live.shelf import Shown\n"
+        f"run = Shown('first', Path({str(tmp_path / 'runs' / 'first')!r}))\n"
+        "found = views.material(run)\n"
         "assert found.report is not None, found.problem\n"
         "print(len(views.run_page(found, 'first', '/run/first')))\n"
     )

@@ -14,11 +14,13 @@ import pytest
 
 from gradmend.errors import UnknownName
 from gradmend.live import follower as followers
+from gradmend.live import gallery as galleries
 from gradmend.live import source as sources
+from gradmend.live.app import Live
 from gradmend.live.comparison import Comparison, joint_state
 from gradmend.live.follower import Follower
 from gradmend.live.gallery import MOST_KEPT, Gallery
-from gradmend.live.roster import SECTION, Roster
+from gradmend.live.roster import SECTION
 from gradmend.live.shelf import Shelf, Shown
 from gradmend.live.source import Snapshot, Source, aged, event, messages
 from gradmend.live.views import Body, Material
@@ -196,10 +198,10 @@ def test_many_listeners_share_one_report_and_each_figure(
     made: list[str] = []
     real, drawn = followers.views.material, followers.views.figure
     monkeypatch.setattr(
-        followers.views, "material", lambda folder: (made.append("report"), real(folder))[1]
+        followers.views, "material", lambda run: (made.append("report"), real(run))[1]
     )
     monkeypatch.setattr(
-        followers.views, "figure", lambda f, name: (made.append(name), drawn(f, name))[1]
+        followers.views, "figure", lambda f, name, own: (made.append(name), drawn(f, name, own))[1]
     )
 
     # when
@@ -217,6 +219,35 @@ def test_many_listeners_share_one_report_and_each_figure(
     within(listen())
     # then
     assert made == ["report", "training"]
+
+
+def test_books_are_told_of_when_there_was_a_look_and_not_with_every_step(
+    begin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given somebody who looks at a run that was looked at once,
+    monkeypatch.setattr(galleries, "OFTEN", 0.0)
+    training = begin("first", steps=0)
+    training.look(-3.0)
+    training.steps(10)
+
+    async def listen() -> None:
+        of = follower(training.folder)
+        ear = Ear(of)
+        await ear.until(lambda name, ids: name == "figures" and "ledger" in ids)
+        told = len(ear.heard)
+        # when it trains on, then other figures are new and its books are not;
+        for _ in range(3):
+            training.steps(10)
+            await ear.until(lambda name, ids: name == "figures" and "training" in ids)
+        new = [ids for name, ids in ear.heard[told:] if name == "figures"]
+        assert not any("ledger" in ids for ids in new)
+        # when it is looked at again, they are, and the words around them are.
+        training.look(-5.0)
+        await ear.until(lambda name, ids: name == "figures" and "ledger" in ids)
+        await ear.until(lambda name, html: name == "sections" and "After 40" in html["ledger"])
+        await ear.close()
+
+    within(listen())
 
 
 def test_a_slow_listener_is_told_what_is_and_not_what_was() -> None:
@@ -327,7 +358,7 @@ def test_who_comes_late_is_told_how_long_ago_it_was(begin: Any) -> None:
 
 def test_the_list_changes_as_runs_do(begin: Any, tmp_path: Path) -> None:
     async def listen() -> None:
-        ear = Ear(Roster(Shelf(tmp_path / "runs")))
+        ear = Ear(Live(Shelf(tmp_path / "runs")).roster)
         first = await ear.until(lambda name, _: name == "sections")
         assert "Waiting for a run" in first[SECTION]
         begin("first")
@@ -417,7 +448,7 @@ def gallery(seconds: dict[str, float], pulse: list[Any]) -> tuple[Gallery, list[
         now[0] += seconds[name]
         return Body(name.encode(), b"")
 
-    return Gallery(Desk(clock=lambda: now[0]), build, lambda: (pulse[0],)), built
+    return Gallery(Desk(clock=lambda: now[0]), build, lambda name: (pulse[0],)), built
 
 
 def test_dear_figures_are_announced_seldom() -> None:
@@ -437,14 +468,14 @@ def test_a_figure_is_built_again_only_when_it_may_have_changed() -> None:
     async def draw() -> list[str]:
         pulse: list[Any] = [(1, 1, 1)]
         found, built = gallery({"loss": 0.001}, pulse)
-        assert found.announce(["loss"], (pulse[0],))
+        assert found.announce(["loss"])
         await found.get("loss", live=True)
         await found.get("loss", live=False)
         assert built == ["loss"]
         pulse[0] = (2, 2, 2)
         await found.get("loss", live=True)  # announced as before: this will do
         assert built == ["loss"]
-        assert not found.announce(["loss"], (pulse[0],))  # half a second has not gone by
+        assert not found.announce(["loss"])  # half a second has not gone by
         await found.get("loss", live=False)  # nobody is told of new ones, so this is read anew
         return built
 

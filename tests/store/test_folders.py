@@ -14,7 +14,7 @@ from gradmend.errors import BadInput, GradmendError
 from gradmend.records.finding import Severity
 from gradmend.records.history import Event, RunFacts
 from gradmend.store.errors import StoreError
-from gradmend.store.folders import list_runs, new_folder, open_findings
+from gradmend.store.folders import list_runs, new_folder, open_findings, ranks
 from gradmend.store.manifest import Writer
 from gradmend.store.reader import open_run
 
@@ -261,3 +261,11 @@ def test_circumstances_of_a_newer_minor_version(run: Path) -> None:
     facts = open_run(run).run
     assert (facts.name, facts.budget) == ("n", 1) and facts.seconds != facts.seconds
     assert facts.steps == RunFacts().steps
+
+
+def test_the_ranks_of_a_run_are_those_that_have_written(tmp_path: Path) -> None:
+    for name in ("rank-10.db", "rank-0.db", "rank-2.db", "rank-02.db", "rank-x.db", "rank-.db",
+                 "rank-1.db-wal", "rank-\u0663.db"):  # fmt: skip
+        (tmp_path / name).touch()
+    assert ranks(tmp_path) == (0, 2, 10)
+    assert ranks(tmp_path / "nowhere") == ()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Sequence
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -14,16 +13,18 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from gradmend.errors import BadInput, UnknownName
 from gradmend.live import views
 from gradmend.live.comparison import Comparison
 from gradmend.live.follower import Follower
 from gradmend.live.guard import page_policy
-from gradmend.live.roster import SECTION, Roster, address
+from gradmend.live.judge import Judge
+from gradmend.live.places import address
+from gradmend.live.roster import SECTION, Roster
 from gradmend.live.shelf import Shelf, Shown
-from gradmend.live.source import Source, messages
+from gradmend.live.source import Source
+from gradmend.live.streaming import Stream
 from gradmend.live.views import Body
 from gradmend.live.work import Desk, aside
 
@@ -32,6 +33,9 @@ S = TypeVar("S", bound=Source)
 
 MOST_KEPT = 32
 """Runs that are remembered though nobody looks at them."""
+GRACE = 0.25
+"""Seconds after the server has begun in which nothing is prepared: whoever waits for it already is
+answered first (our choice)."""
 MOST_COMPARED = 8
 """Runs side by side: as many as there are colours that can be told apart."""
 
@@ -62,19 +66,25 @@ class Live:
         self.shelf = shelf
         self.closing = asyncio.Event()
         """Set when the server ends: open streams end with it."""
-        self.roster = Roster(shelf)
         self._reports, self._figures = Desk(), Desk()
         self._followers: dict[Shown, Follower] = {}
+        self.roster = Roster(shelf, Judge(self._reports, self._follower, self._followers))
         self._comparisons: dict[tuple[Shown, ...], Comparison] = {}
         self.app = Starlette(
             routes=[
                 Route("/", self.home),
                 Route("/healthz", self.health),
                 Route("/runs/stream", self.runs_stream),
-                Route("/run/{name}", self.run),
-                Route("/run/{name}/report.json", self.report),
-                Route("/run/{name}/stream", self.stream),
-                Route("/run/{name}/figure/{figure:any}.json", self.figure),
+                *(
+                    Route(f"/run/{{name}}{rank}{path}", answer)
+                    for rank in ("", "/rank/{rank:int}")
+                    for path, answer in (
+                        ("", self.run),
+                        ("/report.json", self.report),
+                        ("/stream", self.stream),
+                        ("/figure/{figure:any}.json", self.figure),
+                    )
+                ),
                 Route("/compare", self.compare),
                 Route("/compare/{names:any}/stream", self.compare_stream),
                 Route("/compare/{names:any}/figure/{figure:any}.json", self.compare_figure),
@@ -90,6 +100,12 @@ class Live:
             asyncio.get_running_loop().call_soon_threadsafe(self.closing.set)
         except RuntimeError:  # the handler ran between two turns of the loop
             self.closing.set()
+
+    async def prepare(self) -> None:
+        """Read the newest runs before anybody asks; the first visitor need not wait for it."""
+        await asyncio.sleep(GRACE)
+        rows = await aside(self.shelf.rows)
+        await self.roster.judge.prepare(rows[:MOST_KEPT])
 
     async def home(self, request: Request) -> Response:
         """The list of runs; a run that was named is gone to at once."""
@@ -111,14 +127,14 @@ class Live:
 
     async def run(self, request: Request) -> Response:
         """The page of a run."""
-        found = self._follower(request.path_params["name"])
+        found = self._asked_for(request)
         if found is None:
             return _no_run()
-        return _page(await found.page(address(found.run.name)))
+        return _page(await found.page(address(found.run.name, found.run.rank)))
 
     async def report(self, request: Request) -> Response:
         """The report of a run, for machines."""
-        found = self._follower(request.path_params["name"])
+        found = self._asked_for(request)
         if found is None:
             return _no_run()
         material = await found.material()
@@ -128,12 +144,12 @@ class Live:
 
     async def stream(self, request: Request) -> Response:
         """Changes of a run."""
-        found = self._follower(request.path_params["name"])
+        found = self._asked_for(request)
         return _no_run() if found is None else Stream(found, self.closing)
 
     async def figure(self, request: Request) -> Response:
         """One figure of a run."""
-        found = self._follower(request.path_params["name"])
+        found = self._asked_for(request)
         if found is None:
             return _no_run()
         return await _figure(found, request)
@@ -159,8 +175,11 @@ class Live:
             return found
         return await _figure(found, request)
 
-    def _follower(self, name: str) -> Follower | None:
-        run = self.shelf.find(name)
+    def _asked_for(self, request: Request) -> Follower | None:
+        return self._follower(request.path_params["name"], request.path_params.get("rank", 0))
+
+    def _follower(self, name: str, rank: int = 0) -> Follower | None:
+        run = self.shelf.find(name, rank)
         if run is None:
             return None
         found = self._followers.pop(run, None) or Follower(run, self._reports, self._figures)
@@ -194,48 +213,6 @@ def _forget(kept: dict[K, S], but: K) -> None:
         del kept[key]
 
 
-class Stream(Response):
-    """Server-sent events until the client goes or the server ends."""
-
-    def __init__(self, source: Source, closing: asyncio.Event) -> None:
-        super().__init__(media_type="text/event-stream")
-        del self.headers["content-length"]
-        self._source, self._closing = source, closing
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until one of both has enough."""
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
-        if scope["method"] == "HEAD":
-            await send({"type": "http.response.body", "body": b""})
-            return
-        tasks = [
-            asyncio.create_task(self._tell(send)),
-            asyncio.create_task(_gone(receive)),
-            asyncio.create_task(self._ending()),
-        ]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for task in done:
-            task.result()
-        with suppress(OSError):
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _tell(self, send: Send) -> None:
-        told: AsyncIterator[str] = messages(self._source)
-        async with aclosing(told):  # type: ignore[type-var]
-            async for text in told:
-                body = text.encode("utf-8")
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-
-    async def _ending(self) -> None:
-        await self._closing.wait()
-
-
 async def _figure(of: Follower | Comparison, request: Request) -> Response:
     try:
         body = await of.figure(request.path_params["figure"])
@@ -244,11 +221,6 @@ async def _figure(of: Follower | Comparison, request: Request) -> Response:
     if body is None:
         return _plain(404, "Nothing of it was measured yet.")
     return _answer(request, body)
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _answer(request: Request, body: Body) -> Response:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradmend.live.roster import address, status_html
+from gradmend.live.places import address
+from gradmend.live.roster import status_html
 from gradmend.records.report import Report
 from gradmend.renderers import numbers, run_words
 from gradmend.renderers.visible import escape, isolate

@@ -67,11 +67,12 @@ class Comparison(Source):
                         views.compare_sections, await self._columns(), self._folders()
                     )
                     self.publish(sections=html)
-                if self._gallery.announce(views.COMPARED, self._pulse()):
+                if self._gallery.announce(views.COMPARED):
                     self.publish(figures=self._gallery.versions)
                 await asyncio.sleep(POLL)
 
-    def _pulse(self) -> Pulse:
+    def _pulse(self, name: str) -> Pulse:
+        del name  # unused: each is made of all runs
         return tuple(part for one in self.runs for part in pulse(one.run.folder))
 
     def _folders(self) -> dict[str, Path]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gradmend.errors import BadInput
+from gradmend.errors import BadInput, UnknownName
 from gradmend.live import views
 from gradmend.live.gallery import Gallery
 from gradmend.live.shelf import Pulse, Shown, pulse, written_at
 from gradmend.live.source import POLL, Source
 from gradmend.live.views import Body, Material
 from gradmend.live.work import Desk, aside
+from gradmend.records.history import RunFacts
+from gradmend.renderers.page.figure import Figure
 from gradmend.store import manifest
+from gradmend.store.reader import open_run
 
 REPORTS = 2.0
 """Seconds between reports at least: findings do not change faster (our choice)."""
@@ -38,9 +42,12 @@ class Follower(Source):
         self._material: Material | None = None
         self._reported_at = -REPORTS
         self._making: asyncio.Task[Material] | None = None
-        self._gallery = Gallery(
-            figures, lambda name: views.figure(run.folder, name), lambda: pulse(run.folder)
-        )
+        self._gallery = Gallery(figures, self._draw, self._pulse)
+
+    @property
+    def made(self) -> Material | None:
+        """The last report, as it is."""
+        return self._material
 
     async def material(self) -> Material:
         """Report and sections, as new as the share of time that reports may take allows."""
@@ -49,7 +56,7 @@ class Follower(Source):
             return await self._make()
         if found.running and self.snapshot.state.get("status") != "killed":
             await self._tell_state()
-        if self._may_report() and self._stale(found, pulse(self.run.folder)):
+        if self._may_report() and self._stale(found, self._now()):
             return await self._make()
         return found
 
@@ -65,6 +72,12 @@ class Follower(Source):
             UnknownName: If there is none of that name.
             BadInput: If the run cannot be read.
         """
+        try:
+            return await self._gallery.get(name, live=bool(self.listeners))
+        except UnknownName:
+            if self._material is not None:
+                raise
+        await self.material()  # it may be one of the report's own
         return await self._gallery.get(name, live=bool(self.listeners))
 
     async def follow(self) -> None:
@@ -72,7 +85,7 @@ class Follower(Source):
         seen: Pulse | None = None
         asked = 0.0
         while True:
-            now = pulse(self.run.folder)
+            now = self._now()
             clock = time.monotonic()
             running = self.snapshot.state.get("status") == "running"
             if now != seen or (running and clock - asked > PROOF):
@@ -85,9 +98,24 @@ class Follower(Source):
             elif self._idle() and self._may_report() and self._stale(found, now):
                 self._making = asyncio.create_task(self._make_task())
             self._publish_material()
-            if found is not None and self._gallery.announce(found.figures, now):
+            if found is not None and self._gallery.announce(found.figures):
                 self.publish(figures=self._gallery.versions)
             await asyncio.sleep(POLL)
+
+    def _draw(self, name: str) -> Body | None:
+        return views.figure(self.run, name, self._own)
+
+    def _now(self) -> Pulse:
+        return pulse(self.run.folder, self.run.rank)
+
+    def _pulse(self, name: str) -> Hashable:
+        """What changes with a figure: the run's files, or the looks where it is made of these."""
+        found = self._material
+        return found.looked if found and name in found.own else self._now()
+
+    @property
+    def _own(self) -> Mapping[str, Figure]:
+        return self._material.own if self._material is not None else {}
 
     async def _tell_state(self) -> None:
         state = await aside(state_of, self.run)
@@ -121,7 +149,7 @@ class Follower(Source):
 
     async def _make_task(self) -> Material:
         self._reported_at = self._reports.clock()
-        found = await self._reports.do(views.material, self.run.folder)
+        found = await self._reports.do(views.material, self.run)
         before = self._material
         if found.problem and before is not None and before.report is not None:
             # What was seen stays to be read; the state says that the run is gone or damaged.
@@ -134,13 +162,18 @@ class Follower(Source):
             self.publish(sections=self._material.sections)
 
 
+def _facts_of_rank(run: Shown) -> RunFacts:
+    """The manifest tells of the first rank; the others keep theirs in their databases."""
+    return open_run(run.folder, rank=run.rank).run
+
+
 def state_of(run: Shown) -> dict[str, Any]:
     """How the run stands; ``gone`` where its folder went, ``damaged`` where it cannot be read."""
-    written = written_at(run.folder)
+    written = written_at(run.folder, run.rank)
     if written is None:
         return {"status": "gone", "step": None, "written": None, "title": run.name}
     try:
-        facts = manifest.read(run.folder)
+        facts = manifest.read(run.folder) if not run.rank else _facts_of_rank(run)
     except BadInput:
         return {"status": "damaged", "step": None, "written": written, "title": run.name}
     title = f"{facts.name or run.name}: {facts.status} (gradmend)"

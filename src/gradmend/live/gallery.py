@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
-from gradmend.live.shelf import Pulse
 from gradmend.live.views import Body
 from gradmend.live.work import SHARE, Desk, aside
 
@@ -21,8 +20,8 @@ class Drawn:
     """A figure as it was built."""
 
     body: Body | None
-    pulse: Pulse
-    """Of the run, just before."""
+    pulse: Hashable
+    """Just before."""
     version: int
     seconds: float
 
@@ -33,15 +32,15 @@ class Gallery:
     Args:
         desk: Where they are built.
         build: Builds one by its id.
-        pulse: What changes whenever the figures may.
+        pulse: What changes whenever the figure of that id may.
     """
 
     def __init__(
-        self, desk: Desk, build: Callable[[str], Body | None], pulse: Callable[[], Pulse]
+        self, desk: Desk, build: Callable[[str], Body | None], pulse: Callable[[str], Hashable]
     ) -> None:
         self._desk, self._make, self._pulse = desk, build, pulse
         self._drawn: dict[str, Drawn] = {}
-        self._announced: dict[str, tuple[float, Pulse]] = {}
+        self._announced: dict[str, tuple[float, Hashable]] = {}
         self.versions: Mapping[str, int] = {}
         """How often each was announced."""
 
@@ -59,11 +58,11 @@ class Gallery:
         known = self._fresh(name, live) or await self._build(name, live)
         return known.body
 
-    def announce(self, ids: Iterable[str], now: Pulse) -> bool:
+    def announce(self, ids: Iterable[str]) -> bool:
         """Give new versions to those that may have changed and whose turn it is."""
         clock, newer = time.monotonic(), {}
         for name in dict.fromkeys([*ids, *self._drawn]):
-            last = self._announced.get(name)
+            last, now = self._announced.get(name), self._pulse(name)
             if last is not None and (last[1] == now or clock < last[0] + self.pause(name)):
                 continue
             self._announced[name] = (clock, now)
@@ -82,14 +81,14 @@ class Gallery:
         if known is None:
             return None
         announced = live and known.version == self.versions.get(name)
-        return known if announced or known.pulse == self._pulse() else None
+        return known if announced or known.pulse == self._pulse(name) else None
 
     async def _build(self, name: str, live: bool) -> Drawn:
         async with self._desk.turn():
             known = self._fresh(name, live)
             if known is not None:  # somebody else asked for it meanwhile
                 return known
-            now, version, begun = self._pulse(), self.versions.get(name, 0), self._desk.clock()
+            now, version, begun = self._pulse(name), self.versions.get(name, 0), self._desk.clock()
             made = await aside(self._make, name)
             drawn = Drawn(made, now, version, self._desk.clock() - begun)
             self._drawn.pop(name, None)

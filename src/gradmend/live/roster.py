@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from urllib.parse import quote
 
+from gradmend.live.judge import Judge
+from gradmend.live.places import address
 from gradmend.live.shelf import Row, Shelf
 from gradmend.live.source import Source
 from gradmend.live.work import aside
-from gradmend.records.finding import Severity
 from gradmend.renderers import numbers, run_words
 from gradmend.renderers.run_list import age_words
 from gradmend.renderers.visible import escape, isolate
@@ -26,7 +26,7 @@ _HEADS = (
     ("steps", ""),
     ("time", ""),
     ("last loss", ""),
-    ("open findings", _WORDS),
+    ("verdict", _WORDS),
     ("begun", ""),
 )
 _COMPARE = ("compare", "")
@@ -35,28 +35,46 @@ _KINDS = {"finished": "good", "crashed": "bad", "killed": "bad"}
 
 
 class Roster(Source):
-    """The runs of a folder."""
+    """The runs of a folder.
 
-    def __init__(self, shelf: Shelf) -> None:
+    Args:
+        shelf: The folder.
+        judge: Knows the verdicts.
+    """
+
+    def __init__(self, shelf: Shelf, judge: Judge) -> None:
         super().__init__()
-        self.shelf = shelf
+        self.shelf, self.judge = shelf, judge
 
     async def html(self) -> str:
         """The list as it is now."""
-        rows = await aside(self.shelf.rows)
-        return list_html(rows, str(self.shelf.place), datetime.now(UTC))
+        return self._html(await aside(self.shelf.rows))
 
     async def follow(self) -> None:
-        """List the folder once a second."""
-        while True:
-            rows = await aside(self.shelf.rows)
-            html = list_html(rows, str(self.shelf.place), datetime.now(UTC))
-            if self.snapshot.sections.get(SECTION) != html:
-                self.publish(sections={SECTION: html})
-            state = list_state(rows)
-            if self.snapshot.state != state:
-                self.publish(state=state)
-            await asyncio.sleep(PAUSE)
+        """List the folder once a second, and judge what was written meanwhile."""
+        judging: asyncio.Task[None] | None = None
+        try:
+            while True:
+                rows = await aside(self.shelf.rows)
+                if judging is None or judging.done():
+                    if judging is not None:
+                        judging.result()
+                    judging = asyncio.create_task(self.judge.catch_up(rows))
+                    await asyncio.sleep(0)
+                html = self._html(rows)
+                if self.snapshot.sections.get(SECTION) != html:
+                    self.publish(sections={SECTION: html})
+                state = list_state(rows)
+                if self.snapshot.state != state:
+                    self.publish(state=state)
+                await asyncio.sleep(PAUSE)
+        finally:
+            if judging is not None:
+                judging.cancel()
+
+    def _html(self, rows: Sequence[Row]) -> str:
+        verdicts = self.judge.verdicts(rows)
+        return list_html(rows, str(self.shelf.place), datetime.now(UTC), verdicts)
 
 
 def list_state(rows: Sequence[Row]) -> dict[str, object]:
@@ -65,7 +83,7 @@ def list_state(rows: Sequence[Row]) -> dict[str, object]:
     return {"runs": len(rows), "running": running}
 
 
-def list_html(rows: Sequence[Row], place: str, now: datetime) -> str:
+def list_html(rows: Sequence[Row], place: str, now: datetime, verdicts: Mapping[str, str]) -> str:
     """The list, or what is waited for."""
     if not rows:
         return (
@@ -77,7 +95,9 @@ def list_html(rows: Sequence[Row], place: str, now: datetime) -> str:
     several = sum(not row.summary.problem for row in rows) > 1
     columns = (*_HEADS, _COMPARE) if several else _HEADS
     heads = "".join(f'<th scope="col"{style}>{head}</th>' for head, style in columns)
-    lines = "".join(_line(row, now, several=several) for row in rows)
+    lines = "".join(
+        _line(row, now, verdicts.get(row.summary.name), several=several) for row in rows
+    )
     # The script fills it in; a form would need a page that may send forms.
     link = '<p style="margin-top:16px"><a id="compare" data-keep hidden></a></p>' if several else ""
     return (
@@ -87,11 +107,6 @@ def list_html(rows: Sequence[Row], place: str, now: datetime) -> str:
     )
 
 
-def address(name: str) -> str:
-    """The path of a run on the server."""
-    return f"/run/{quote(name, safe='')}"
-
-
 def status_html(status: str) -> str:
     """A status by sign, word and colour."""
     kind = ' style="color:var(--after)"' if status == "running" else ""
@@ -99,7 +114,7 @@ def status_html(status: str) -> str:
     return f"<span{kind}>{_SIGNS.get(status, '○')} {escape(status or 'unknown')}</span>"
 
 
-def _line(row: Row, now: datetime, *, several: bool) -> str:
+def _line(row: Row, now: datetime, verdict: str | None, *, several: bool) -> str:
     summary, run = row.summary, row.summary.run
     name = escape(summary.name)
     link = f'<td><a href="{escape(address(summary.name))}">{isolate(summary.name)}</a></td>'
@@ -113,7 +128,7 @@ def _line(row: Row, now: datetime, *, several: bool) -> str:
         f"{run.steps:,}",
         escape(numbers.seconds(run.seconds) if run.steps else numbers.UNKNOWN),
         escape(run_words.loss_word(row.loss)),
-        _findings(row),
+        escape("being read" if verdict is None else verdict),
         escape(age_words(run.started_at, now)),
     )
     shown = "".join(
@@ -121,11 +136,3 @@ def _line(row: Row, now: datetime, *, several: bool) -> str:
     )
     box = f'<td><input type="checkbox" data-run="{name}" aria-label="compare {name}"></td>'
     return f'<tr data-key="{name}">{link}{shown}{box if several else ""}</tr>'
-
-
-def _findings(row: Row) -> str:
-    """How many of each severity are open, and the gravest by name."""
-    counts = row.summary.open_findings
-    parts = [numbers.count(counts[s], s.value) for s in reversed(Severity) if counts.get(s)]
-    worst = f" ({isolate(row.summary.worst)})" if row.summary.worst else ""
-    return f"{escape(', '.join(parts))}{worst}" if parts else "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import signal
@@ -127,6 +128,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, live: Live, address: str, *, browser: bool) -> None:
         super().__init__(config)
         self._live, self._address, self._browser = live, address, browser
+        self._preparing: asyncio.Task[None]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
@@ -136,9 +138,16 @@ class _Server(uvicorn.Server):
             place = self._live.shelf.place
             there = "no run" if place.is_dir() else "no such folder yet"
             print(f"{there}: {place}; a run is shown as soon as it begins", flush=True)
+        # Kept: a loop holds its tasks weakly. Nobody awaits it, so it tells its own failure.
+        self._preparing = asyncio.create_task(self._live.prepare())
         if self._browser:
             # A browser that runs in the terminal does not come back before it is closed.
             threading.Thread(target=webbrowser.open, args=(self._address,), daemon=True).start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let go of what was being prepared."""
+        self._preparing.cancel()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Ctrl-C, or to be terminated."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from gradmend.errors import BadInput
 from gradmend.store import layout, manifest
-from gradmend.store.folders import RunSummary, is_run, list_runs
+from gradmend.store.folders import RunSummary, is_run, list_runs, ranks
 from gradmend.store.reader import open_run
 
 Pulse = tuple[tuple[int, int, int] | None, ...]
@@ -24,6 +24,8 @@ class Shown:
     name: str
     """As in the address and in the list."""
     folder: Path
+    rank: int = 0
+    """Whose numbers, of a training over several processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +37,19 @@ class Row:
     """The newest that was measured."""
 
 
-def pulse(folder: Path) -> Pulse:
+def pulse(folder: Path, rank: int = 0) -> Pulse:
     """What changes whenever a run is written: time, size and number of its files.
 
     Looking at it costs microseconds and takes no lock, so the writer never notices.
     """
-    database = layout.database(folder, 0)
+    database = layout.database(folder, rank)
     log = database.with_name(database.name + "-wal")
     return tuple(_stat(path) for path in (folder / manifest.NAME, database, log))
 
 
-def written_at(folder: Path) -> float | None:
+def written_at(folder: Path, rank: int = 0) -> float | None:
     """When a run was last written, in seconds of the clock; None where nothing is there."""
-    times = [stat[0] / 1e9 for stat in pulse(folder) if stat is not None]
+    times = [stat[0] / 1e9 for stat in pulse(folder, rank) if stat is not None]
     return max(times, default=None)
 
 
@@ -88,9 +90,13 @@ class Shelf:
         """
         return sorted(self._inside(), key=lambda run: run.name)
 
-    def find(self, name: str) -> Shown | None:
-        """The run of that name; None where the folder lists none."""
-        return next((run for run in self._inside() if run.name == name), None)
+    def find(self, name: str, rank: int = 0) -> Shown | None:
+        """The run of that name; None where the folder lists none, or the run no such rank."""
+        found = next((run for run in self._inside() if run.name == name), None)
+        if found is None or not rank:
+            return found
+        there = rank in ranks(found.folder) and self._holds(layout.database(found.folder, rank))
+        return replace(found, rank=rank) if there else None
 
     def rows(self) -> list[Row]:
         """The runs for the list, the newest first; what has not changed is not read again."""
@@ -126,8 +132,11 @@ class Shelf:
                 yield Shown(name, folder)
 
     def _contained(self, folder: Path) -> bool:
+        return self._holds(folder, folder / manifest.NAME, layout.database(folder, 0))
+
+    def _holds(self, *parts: Path) -> bool:
+        """Whether none of them leads out of the folder."""
         try:
-            parts = (folder, folder / manifest.NAME, layout.database(folder, 0))
             return all(part.resolve().is_relative_to(self.folder) for part in parts)
         except (OSError, RuntimeError):  # a link to itself
             return False

@@ -13,14 +13,18 @@ from typing import Any
 from gradmend.engine.watching.summary import report_of
 from gradmend.errors import BadInput
 from gradmend.live.columns import columns_html
-from gradmend.live.shelf import Pulse, pulse
+from gradmend.live.places import address
+from gradmend.live.shelf import Pulse, Shown, pulse
 from gradmend.records.codec import to_plain
 from gradmend.records.report import Report
+from gradmend.renderers import run_words
 from gradmend.renderers.page.document import Section, document, place
-from gradmend.renderers.page.report_page import Places, live_page, sections_of
+from gradmend.renderers.page.figure import Figure
+from gradmend.renderers.page.report_page import Places, live_page, own_figures, sections_of
 from gradmend.renderers.run_figures import catalogue, compare
 from gradmend.renderers.run_page import places_of
 from gradmend.renderers.visible import escape
+from gradmend.store.folders import ranks
 from gradmend.store.reader import RunReader, open_run
 
 FIRST = "verdict"
@@ -43,10 +47,16 @@ class Material:
     """Of just before."""
     report: Report | None = None
     places: Places = field(default_factory=dict)
+    own: Mapping[str, Figure] = field(default_factory=dict)
+    """Figures made of the report alone, by id: the books of its looks."""
+    looked: tuple[int, ...] = ()
+    """Steps of these looks: their figures change with them and with nothing else."""
     sections: Mapping[str, str] = field(default_factory=dict)
     """Inner markup."""
     problem: str = ""
     """Why there is no report, in a sentence."""
+    others: str = ""
+    """Links to the other ranks, as markup."""
 
     @property
     def running(self) -> bool:
@@ -55,34 +65,62 @@ class Material:
         return watched is not None and watched.status == "running"
 
     @property
+    def verdict(self) -> str:
+        """The sentence on top of its page, or why there is none."""
+        return self.problem if self.report is None else run_words.verdict(self.report)
+
+    @property
     def figures(self) -> list[str]:
         """Ids of the figures that stand on the page."""
-        return [name for entries in self.places.values() for name, _ in entries]
+        return [*self.own, *(name for entries in self.places.values() for name, _ in entries)]
 
 
 Columns = Sequence[tuple[str, Material]]
 """Runs by name, in the order asked for."""
 
 
-def material(folder: Path) -> Material:
+def material(run: Shown) -> Material:
     """Read a run and judge it."""
-    now = pulse(folder)
+    now = pulse(run.folder, run.rank)
     try:
-        reader = open_run(folder)
-        report = report_of(reader.history())
+        reader = open_run(run.folder, rank=run.rank)
+        history = reader.history()
+        report = report_of(history)
         places = places_of(reader)
     except BadInput as error:
         problem = str(error)
         return Material(pulse=now, problem=problem, sections={FIRST: problem_html(problem)})
-    sections = {section.id: section.inner() for section in sections_of(report, places)}
-    return Material(pulse=now, report=report, places=places, sections=sections)
+    others = ranks_html(run)
+    sections = {section.id: section.inner() for section in sections_of(report, places, others)}
+    return Material(
+        pulse=now,
+        report=report,
+        places=places,
+        own={figure.id: figure for figure in own_figures(report)},
+        looked=tuple(booked.step for booked in history.books),
+        sections=sections,
+        others=others,
+    )
+
+
+def ranks_html(run: Shown) -> str:
+    """Links to what the other processes of a training saw; empty where there was one."""
+    there = ranks(run.folder)
+    if len(there) < 2:
+        return ""
+    links = (
+        f"<b>{rank}</b>" if rank == run.rank
+        else f'<a href="{escape(address(run.name, rank))}">{rank}</a>'
+        for rank in there
+    )  # fmt: skip
+    return f'<p class="small">Seen by rank {" ".join(links)}</p>'
 
 
 def run_page(found: Material, name: str, source: str) -> str:
     """The page of a run; where it cannot be read, one that says so and waits."""
     if found.report is None:
         return plain_page(name, found.sections[FIRST], source=source)
-    return live_page(found.report, found.places, source)
+    return live_page(found.report, found.places, source, found.others)
 
 
 def plain_page(title: str, html: str, *, source: str = "", id: str = FIRST) -> str:
@@ -105,14 +143,19 @@ class Body:
     """The same by gzip."""
 
 
-def figure(folder: Path, name: str) -> Body | None:
+def figure(run: Shown, name: str, own: Mapping[str, Figure]) -> Body | None:
     """One figure of a run; None where it holds nothing of it.
+
+    Args:
+        run: Which.
+        name: Its id.
+        own: Figures of the newest report, by id.
 
     Raises:
         UnknownName: If there is no such figure.
         BadInput: If the run cannot be read.
     """
-    spec = catalogue.build(open_run(folder), name)
+    spec = own.get(name) or catalogue.build(open_run(run.folder, rank=run.rank), name)
     return None if spec is None else body(spec.plain())
 
 

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradmend.records.ledger import Booked
+
 SCHEMA = 1
 """Version of a run folder."""
 
@@ -131,7 +133,8 @@ class Column:
     """First step at which it was there."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """JSON values. Parameters: ``optimizer`` (column of the step table or None), ``group``,
-    ``trainable``, ``registered`` (whether a model holds it). Optimizers: ``betas``, ``eps``,
+    ``trainable``, ``registered`` (whether a model holds it), ``as_drawn`` (of a matrix without an
+    optimizer: whether it is as torch's own layers draw it). Optimizers: ``betas``, ``eps``,
     ``weight_decay``, ``momentum``..."""
 
     @property
@@ -171,6 +174,9 @@ class Event:
     - ``look``: findings of a full look: ``findings`` (as dicts), and ``unused`` (parameters
       without a gradient that the loss does not depend on), ``gates`` (modules with a sigmoid
       that only multiplies), and ``stream_norms`` (norms that read the sum of skip and branch).
+    - ``intervention``: what gradmend itself did. Edits made: ``model``, ``remedies``, ``edits``
+      (``kind``, the first ``targets`` ``of`` how many), ``count`` and ``notes``. A control that
+      begins to act, or a scale that changes: ``control``.
     - ``crash``: ``error``. ``stopped``: ``reason``.
     - ``finding-begins``, ``finding-clears``: ``code``, ``name``, ``severity``.
     """
@@ -289,6 +295,9 @@ class History:
     run: RunFacts = field(default_factory=RunFacts)
     tables: Mapping[str, Table] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
+    books: tuple[Booked, ...] = ()
+    """The gradient ledgers of its first look and of its newest one; one where these are the same,
+    none where nothing was looked at."""
 
     def __getitem__(self, table: str) -> Table:
         """A table by name; an empty one where nothing was measured."""

@@ -7,8 +7,8 @@ the base-10 logarithm of a ratio of gradient norms, so entries along a path add 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 CAUSES = (
     "activation-derivative",
@@ -108,6 +108,55 @@ class Ledger:
             elif abs(entry.decades) > 1e-9:
                 return None
         return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Booked:
+    """The books of a full look that was taken during a run."""
+
+    step: int
+    ledger: Ledger
+
+
+def grown(sizes: Sequence[int], make: Callable[[int, tuple[Entry, ...]], Entry]) -> Entry:
+    """A tree of entries from the order in which :meth:`Entry.walk` yields them; no recursion.
+
+    Args:
+        sizes: How many children each has, parents first.
+        make: The entry at a place, given its children.
+
+    Raises:
+        ValueError: If these sizes make no tree.
+    """
+    waiting: list[Entry] = []
+    for at in reversed(range(len(sizes))):
+        if not 0 <= sizes[at] <= len(waiting):
+            raise ValueError("entries without a tree")
+        children = tuple([waiting.pop() for _ in range(sizes[at])])
+        waiting.append(make(at, children))
+    if len(waiting) != 1:
+        raise ValueError("entries of several trees")
+    return waiting[0]
+
+
+def changed(entries: Sequence[Entry]) -> Entry:
+    """The tree of entries of which some were exchanged, parents first; children are not changed."""
+    sizes = [len(entry.children) for entry in entries]
+    return grown(sizes, lambda at, children: replace(entries[at], children=children))
+
+
+def renamed(ledger: Ledger, path: Callable[[str], str]) -> Ledger:
+    """The books with other names for modules.
+
+    Args:
+        ledger: The books.
+        path: From a module's name inside its model to the one to be shown.
+    """
+    if ledger.root is None:
+        return ledger
+    every = ledger.root.walk()
+    named = [replace(e, name=path(e.name)) if e.kind == "module" else e for e in every]
+    return replace(ledger, root=changed(named))
 
 
 def sum_by_cause(root: Entry, *, predicted: bool = False) -> dict[str, float]:

@@ -50,6 +50,9 @@ class Watched:
     overhead_seconds: float
     setup_seconds: float
     budget: float
+    rank: int = 0
+    ranks: int = 1
+    """How many processes train it together; this is what one of them saw."""
     loss_first: float | None = None
     """Median of the first losses."""
     loss_last: float | None = None

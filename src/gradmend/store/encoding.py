@@ -43,9 +43,9 @@ def unpack(blob: Any, count: int) -> Cells:
     if not isinstance(blob, bytes) or not blob:
         raise Damaged("numbers are missing")
     if blob[0] == _WHOLE:
-        data = _inflate(blob[1:], 4 * count)
+        data = inflate(blob[1:], 4 * count)
     elif blob[0] == _SPLIT and len(blob) > 2 * count:
-        data = blob[1 : 1 + 2 * count] + _inflate(blob[1 + 2 * count :], 2 * count)
+        data = blob[1 : 1 + 2 * count] + inflate(blob[1 + 2 * count :], 2 * count)
     else:
         raise Damaged("numbers in an unknown form")
     planes = np.frombuffer(data, dtype=np.uint8).reshape(4, count)
@@ -103,7 +103,7 @@ def unpack_histograms(
     """
     if not isinstance(blob, bytes) or not 0 <= count <= columns * (3 + 2 * _MOST_BINS):
         raise Damaged("a histogram of an impossible size")
-    planes = np.frombuffer(_inflate(blob, 8 * count), dtype=np.uint8).reshape(8, count)
+    planes = np.frombuffer(inflate(blob, 8 * count), dtype=np.uint8).reshape(8, count)
     numbers = _together(planes).view("<i8").tolist()
     histograms: dict[int, Exponents] = {}
     at = 0
@@ -127,7 +127,7 @@ def _together(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return woven.reshape(-1)
 
 
-def _inflate(data: bytes, size: int) -> bytes:
+def inflate(data: bytes, size: int) -> bytes:
     """Exactly ``size`` bytes; never makes more than one byte more, whatever the data claim."""
     stream = zlib.decompressobj()
     try:

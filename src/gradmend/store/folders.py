@@ -11,6 +11,7 @@ from gradmend.records.finding import Severity
 from gradmend.records.history import Event, RunFacts
 from gradmend.store import manifest
 from gradmend.store.errors import StoreError
+from gradmend.store.layout import database
 from gradmend.store.reader import open_run
 
 
@@ -81,6 +82,19 @@ def is_run(folder: Path) -> bool:
         return (folder / manifest.NAME).is_file() or any(folder.glob("rank-*.db"))
     except OSError:
         return False
+
+
+def ranks(folder: Path) -> tuple[int, ...]:
+    """The ranks that have written into a run's folder, ascending."""
+    found = []
+    try:
+        for path in folder.glob("rank-*.db"):
+            number = path.stem.removeprefix("rank-")
+            if number.isascii() and number.isdigit() and path == database(folder, int(number)):
+                found.append(int(number))
+    except OSError:
+        pass
+    return tuple(sorted(found))
 
 
 def _summary(folder: Path) -> RunSummary:

@@ -65,6 +65,7 @@ IN_MEMORY = Caps(
 )
 
 TABLES = ("meta", "columns", "piece", "part", "bucket", "summary", "histogram", "event", "dropped")
+"""Those that every run has. Runs that were written before it was there have no ``books``."""
 
 _CREATE = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -97,6 +98,8 @@ CREATE TABLE event (
 CREATE INDEX event_kind ON event (kind);
 CREATE INDEX event_step ON event (step);
 CREATE TABLE dropped (kind TEXT PRIMARY KEY, events INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE books (
+    slot TEXT PRIMARY KEY, step INTEGER NOT NULL, size INTEGER NOT NULL, cells BLOB NOT NULL);
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {SCHEMA};
 """

@@ -21,7 +21,7 @@ from gradmend.records.history import (
     Steps,
     Table,
 )
-from gradmend.store import layout, manifest, newest, points
+from gradmend.store import books, layout, manifest, newest, points
 from gradmend.store.encoding import unpack_histograms
 from gradmend.store.errors import Damaged, damaged
 from gradmend.store.keeping import both_ends
@@ -235,7 +235,7 @@ class RunReader:
             tables = {table: _table(db, table, most_rows) for table in _tables(db)}
             every, _ = _events(db, 0)
             events = every if most_rows else both_ends(every)
-            return History(run=run, tables=tables, events=events)
+            return History(run=run, tables=tables, events=events, books=books.read(db))
 
     def _run(self, db: sqlite3.Connection) -> RunFacts:
         row = db.execute("SELECT value FROM meta WHERE key = 'manifest'").fetchone()

@@ -16,7 +16,8 @@ import numpy as np
 from gradmend.errors import BadInput
 from gradmend.records.exponents import Exponents
 from gradmend.records.history import Column, Event, RunFacts
-from gradmend.store import layout, manifest, retention, rows
+from gradmend.records.ledger import Booked
+from gradmend.store import books, layout, manifest, retention, rows
 from gradmend.store.buffer import ROWS, Buffer
 from gradmend.store.claim import cannot_write, check, claim, identity
 from gradmend.store.encoding import Steps, pack_histograms
@@ -57,6 +58,7 @@ class RunWriter:
         self._new_events: list[tuple[int, str, str]] = []
         self._new_histograms: list[tuple[str, int, int, int, int, bytes]] = []
         self._histograms: dict[str, int] = {}
+        self._new_books: dict[str, tuple[int, int, bytes]] = {}
         self._new_run = True
         self._flushed_at = time.monotonic()
         self._full = False
@@ -164,6 +166,11 @@ class RunWriter:
         record = {"where": event.where, "text": event.text, "facts": event.facts}
         self._new_events.append((int(event.step), clean(event.kind), to_json(record)))
 
+    def books(self, slot: str, booked: Booked) -> None:
+        """Keep a look's gradient ledger in a slot, in the place of what was there."""
+        if not self._gone:
+            self._new_books[slot] = (int(booked.step), *books.pack(booked.ledger))
+
     def state(self, run: RunFacts) -> None:
         """Tell new circumstances; the next flush writes them."""
         self.run, self._new_run = run, True
@@ -213,11 +220,14 @@ class RunWriter:
                 other._append_rows(kept.name, kept.steps, kept.values)
             for event in history.events:
                 other.event(event)
+            for slot, booked in zip(books.SLOTS, history.books, strict=False):
+                other.books(slot, booked)
         for name, buffer in self._buffers.items():
             other._append_rows(name, *buffer.rows(buffer.written, len(buffer)))
         other._new_events += self._new_events
         other._new_histograms += self._new_histograms
         other._histograms.update(self._histograms)
+        other._new_books.update(self._new_books)
         other.flush()
         return other
 
@@ -307,6 +317,8 @@ class RunWriter:
         )
         for table in {row[0] for row in self._new_histograms}:
             retention.thin_histograms(db, table, self._histograms[table], self._caps)
+        for slot, booked in self._new_books.items():
+            books.write(db, slot, *booked)
         if self._new_run:
             db.execute(
                 "INSERT OR REPLACE INTO meta (key, value) VALUES ('manifest', ?)",
@@ -327,5 +339,6 @@ class RunWriter:
         for buffer in self._buffers.values():
             buffer.flushed()
         self._new_columns, self._new_events, self._new_histograms = [], [], []
+        self._new_books = {}
         self._flushed_at = time.monotonic()
         self._full = False

@@ -150,6 +150,15 @@ def test_gradients_that_were_not_cleared_are_told() -> None:
     assert (steps["not_cleared"][1:] == 1).all()
 
 
+def test_gradients_that_were_not_cleared_are_told_where_they_have_become_nan() -> None:
+    # GIVEN a run that the sum of all gradients has blown up, as it does sooner or later
+    twin = Twin(lr=1e38)
+    steps = twin.watched(clear=False)["step"]
+    assert np.isnan(steps["loss"][-1, 0])
+    # THEN NaN is no gradient that somebody has replaced
+    assert (steps["not_cleared"][1:] == 1).all()
+
+
 def test_the_loss_can_be_handed_over() -> None:
     model, weight = net(), nn.Parameter(torch.ones(3))
     opt = torch.optim.SGD([weight], 0.1)

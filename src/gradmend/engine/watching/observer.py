@@ -28,6 +28,7 @@ from typing_extensions import override
 from gradmend.engine.watching.batches import MOST_LOSSES, Batches, HeardLoss, Level, bad_data
 from gradmend.engine.watching.calls import MOST_CALLS, HeldCall
 from gradmend.engine.watching.firstbad import FirstBad
+from gradmend.engine.watching.interventions import Interventions
 from gradmend.engine.watching.record import Record
 from gradmend.engine.watching.schedule import Schedule
 from gradmend.engine.watching.sheets import Sheets
@@ -100,6 +101,7 @@ class Observer(Listener):
         self.failures: list[str] = []
         self.handed_loss: float | None = None
         self.firstbad = FirstBad(record, self.roster.module_of, self.roster.path)
+        self.interventions = Interventions(record.event, lambda: self.step, self._trains)
         self._only = None if optimizers is None else weakref.WeakSet(optimizers)
         self._known: list[weakref.ref[Optimizer]] = [weakref.ref(o) for o in optimizers or []]
         self._after_iteration, self._look_now = after_iteration, look_now
@@ -272,6 +274,12 @@ class Observer(Listener):
 
     def _follows(self, optimizer: Optimizer) -> bool:
         return self._only is None or optimizer in self._only
+
+    def _trains(self, model: nn.Module) -> bool:
+        """Whether a model is watched: any is, where nobody said which."""
+        return self._only is None or any(
+            unwrap(model) is unwrap(each) for each in self.roster.models()
+        )
 
     def _cast_of(self, optimizer: Optimizer) -> tuple[list[Tensor], np.ndarray]:
         """An optimizer's parameters and their columns; looked up anew when they changed."""
@@ -671,6 +679,8 @@ class Observer(Listener):
         for name, value in values.items():
             step[name][at] = value
         self.handed_loss = None
+        several = len(self.roster.optimizers) > 1
+        self.interventions.stepped(optimizer, self.roster.optimizers[at].name if several else "")
         self.firstbad.passed(self.step)
         try:
             if self._before is not None and not skipped:
@@ -757,9 +767,16 @@ class _Stale:
         grad = parameter.grad if parameter is not None else None
         gone = grad is None or not bool(grad.any())
         # The first time it must be what it was; later other losses may have been added to it.
-        replaced = not self.looked and grad is not None and not torch.equal(grad, self.copy)
+        replaced = not self.looked and grad is not None and not _same_bits(grad, self.copy)
         self.cleared = self.cleared or gone or replaced
         self.looked = True
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether nobody has written: NaN, which equals nothing, is left as it was too."""
+    return torch.equal(one.isnan(), other.isnan()) and torch.equal(
+        one.nan_to_num(nan=0.0), other.nan_to_num(nan=0.0)
+    )
 
 
 def _sum(losses: list[float]) -> float:

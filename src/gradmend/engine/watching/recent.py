@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradmend.records.history import QUANTITIES, Column, Event, History, RunFacts, Table
+from gradmend.records.ledger import Booked
 from gradmend.store.keeping import MOST_EVENTS, Room
 
 Row = tuple[int, NDArray[np.float32]]
@@ -20,6 +21,8 @@ class Recent:
     def __init__(self) -> None:
         self.tables: dict[str, _Rows] = {name: _Rows(names) for name, names in QUANTITIES.items()}
         self.events: list[Event] = []
+        self.books: dict[str, Booked] = {}
+        """Ledgers of looks by slot, the first look's before the newest's."""
         self._kinds: Counter[str] = Counter()
 
     def columns(self, table: str, columns: Sequence[Column]) -> None:
@@ -42,7 +45,8 @@ class Recent:
     def history(self, run: RunFacts) -> History:
         """All that is remembered."""
         tables = {name: rows.table(name) for name, rows in self.tables.items() if rows.columns}
-        return History(run=run, tables=tables, events=tuple(self.events))
+        books = tuple(self.books.values())
+        return History(run=run, tables=tables, events=tuple(self.events), books=books)
 
 
 class _Rows:

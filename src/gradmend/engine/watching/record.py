@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from gradmend.engine.watching.recent import Recent
 from gradmend.records.exponents import Exponents
 from gradmend.records.history import QUANTITIES, Column, Event, History, RunFacts
+from gradmend.records.ledger import Booked, Ledger
+from gradmend.store.books import FIRST, NEWEST
 from gradmend.store.errors import StoreError
 from gradmend.store.plain import as_stored
 from gradmend.store.writer import RunWriter
@@ -48,6 +50,8 @@ class Record:
                 writer.append(name, step, dict(zip(QUANTITIES[name], block, strict=True)))
         for event in self.recent.events:
             writer.event(event)
+        for slot, booked in self.recent.books.items():
+            writer.books(slot, booked)
         self.writer = writer
 
     def columns(self, table: str, columns: Sequence[Column]) -> None:
@@ -72,6 +76,25 @@ class Record:
         self.recent.event(as_stored(event))
         if self.writer is not None:
             self.writer.event(event)
+
+    def books(self, step: int, ledger: Ledger) -> None:
+        """Keep the gradient ledger of a look: the first one's, and the newest one's beside it.
+
+        Of a look at numbers that are none there is nothing to keep: the books of the one before
+        are the last that say anything. Of several models those of the first are kept.
+        """
+        kept = self.recent.books
+        if ledger.root is None:
+            return
+        first = kept.get(FIRST)
+        if first is not None and first.step == step:
+            return
+        if first is not None and first.ledger.root and first.ledger.root.name != ledger.root.name:
+            return
+        slot = FIRST if first is None else NEWEST
+        kept[slot] = Booked(step=step, ledger=ledger)
+        if self.writer is not None:
+            self.writer.books(slot, kept[slot])
 
     def note(self, step: int, text: str, where: str = "") -> None:
         """Say once what cannot be seen, and why."""

@@ -65,6 +65,7 @@ class ScriptWatch(Watch):
     @override
     def __enter__(self) -> Self:
         self.taps.open(constructions=True)
+        self.observer.interventions.open()
         self._discovery.follow = self.taps.follow_roots
         return self
 

@@ -16,6 +16,8 @@ from gradmend.records.history import Event, History
 from gradmend.records.report import Report
 from gradmend.records.trace import Run, Trace
 from gradmend.records.watched import FirstBadValue, Spell, Watched
+from gradmend.theory.guessing import is_worse_than_a_guess
+from gradmend.theory.windows import FEWEST
 
 SETTLED = ("NUM101",)
 """Findings of one look that no training disproves: numbers that are none."""
@@ -29,6 +31,9 @@ BEGINNING = ("INI", "NRM1", "RES1")
 FAR = 5.0
 """Times its limit from which a finding about the data stands beside a loss that falls (our choice:
 raw pixels have an rms of 50 to 150, where the limit is 10)."""
+CONSTANT = 1e-8
+"""Share of the last output's energy that differs between samples, below which they all get the
+same: a ten-thousandth of its size (our choice)."""
 FALL = 0.05
 """Share of the first loss by which it must have fallen to say that a model learns (our choice)."""
 
@@ -67,31 +72,58 @@ def report_of(
     watched = _watched(history)
     watched = replace(watched, notes=(*watched.notes, *broken))
     seen = _look_findings(history) if first is None else [*first, *_later_findings(history)]
-    if watched.learns and not any(f.severity is not Severity.NOTE for f in found):
-        seen = [_in_the_light_of_learning(finding, watched) for finding in seen]
-    trace = looks[-1].trace if looks else Trace(run=_run(history))
+    doubted = any(f.severity is not Severity.NOTE for f in found)
+    if watched.learns and not doubted and not is_worse_than_a_guess(history):
+        began = _loss_of_a_constant(history)
+        seen = [_in_the_light_of_learning(finding, watched, began) for finding in seen]
+    trace, after = _traces(history, looks)
     return Report(
         trace=trace,
+        after=after,
         findings=tuple(ranked([*found, *seen])),
         watched=watched,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def _in_the_light_of_learning(finding: Finding, watched: Watched) -> Finding:
+def _in_the_light_of_learning(finding: Finding, watched: Watched, began: float) -> Finding:
     """A look tells what hinders a gradient; a training that learns well has disproved it.
 
     One that learns a little has disproved a part: a fault that halves the pace lets a loss fall.
+    What it fell before ``began``, while all samples got one output, took no gradient through it.
     """
     if finding.code in EXACT or _worse_than_a_guess(finding, watched) or _far_out_of_scale(finding):
         return finding
     first, last = watched.loss_first, watched.loss_last
-    if first is None or last is None or last <= HALF * first:
+    if first is not None and last is not None and began - last <= FALL * abs(began) < math.inf:
+        return finding
+    if first is None or last is None or last <= HALF * min(first, began):
         return replace(finding, severity=Severity.NOTE)
     if finding.severity is Severity.ERROR:
         return replace(finding, severity=Severity.WARNING)
     begun = finding.code.startswith(BEGINNING)
     return finding if begun else replace(finding, severity=Severity.NOTE)
+
+
+def _loss_of_a_constant(history: History) -> float:
+    """The loss when the outputs last were the same for all samples since the beginning.
+
+    A regression falls from any height as the last bias finds the targets' mean.
+
+    Returns:
+        Infinity where they differed from the first, or that is not known.
+    """
+    table, losses = history["output"], history["step"]
+    if not table.columns or len(losses.columns) != 1:
+        return math.inf
+    last = int(np.argmax([column.order for column in table.columns]))
+    steps, spread = table.series("spread_share", last)
+    alike = int(np.argmin(np.append(spread < CONSTANT, False)))
+    if not alike:
+        return math.inf
+    known, values = losses.series("loss", 0)
+    near = values[(known <= steps[alike - 1]) & np.isfinite(values)][-FEWEST:]
+    return float(np.median(near)) if len(near) else math.inf
 
 
 def _far_out_of_scale(finding: Finding) -> bool:
@@ -109,6 +141,18 @@ def _worse_than_a_guess(finding: Finding, watched: Watched) -> bool:
         item.unit == "nats" and item.limit is not None and last > item.limit
         for item in finding.evidence
     )
+
+
+def _traces(history: History, looks: Sequence[Look]) -> tuple[Trace, Trace | None]:
+    """The first look, as far as it is known, and the newest one's books where it was another."""
+    run, books = _run(history), history.books
+    if not books:
+        return (looks[-1].trace if looks else Trace(run=run)), None
+    first = next((look.trace for look in looks if look.step == books[0].step), None)
+    trace = replace(first or Trace(run=run), ledger=books[0].ledger)
+    if len(books) == 1:
+        return trace, None
+    return trace, Trace(run=replace(run, step=books[-1].step), ledger=books[-1].ledger)
 
 
 def _run(history: History) -> Run:
@@ -210,6 +254,8 @@ def _watched(history: History) -> Watched:
         overhead_seconds=run.overhead_seconds,
         setup_seconds=run.setup_seconds,
         budget=run.budget,
+        rank=run.rank,
+        ranks=run.ranks,
         loss_first=loss_first,
         loss_last=loss_last,
         learns=learns,
@@ -236,8 +282,8 @@ def _losses(history: History) -> tuple[float | None, float | None, bool | None]:
         return None, None, None
     column = losses[:, int(np.argmax((~np.isnan(losses)).sum(axis=0)))]
     known = column[np.isfinite(column)]
-    if len(known) < 2:
-        return (float(known[0]), float(known[-1]), None) if len(known) else (None, None, None)
+    if not len(known):
+        return None, None, None
     window = max(1, min(20, len(known) // 5))
     first, last = float(np.median(known[:window])), float(np.median(known[-window:]))
     given = column[~np.isnan(history["step"]["backwards"]).all(axis=1)]

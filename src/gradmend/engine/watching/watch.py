@@ -34,6 +34,7 @@ from gradmend.probe.taps import StopTraining, Taps
 from gradmend.records.codec import to_plain
 from gradmend.records.finding import Severity
 from gradmend.records.history import Event, History, RunFacts
+from gradmend.records.ledger import renamed
 from gradmend.records.report import Report
 from gradmend.records.views import Printer, print_pretty, views
 from gradmend.store.writer import RunWriter
@@ -182,6 +183,7 @@ class Watch:
     def __enter__(self) -> Self:
         """Begin to watch."""
         self.taps.open()
+        self.observer.interventions.open()
         self.taps.follow_roots(self.observer.roster.models())
         if self._wants_display and not self._show():
             self.record.note(0, "show=True shows nothing here: this is no notebook")
@@ -207,6 +209,7 @@ class Watch:
             return
         self.closed = True
         self.taps.close()
+        self.observer.interventions.close()
         try:
             self.observer.finish()
             status = "finished"
@@ -345,9 +348,15 @@ class Watch:
         found = tuple(rank(said))
         look = Look(step=step, trace=trace, findings=found)
         self.looks = [*self.looks[:1], look]
+
+        def path(name: str) -> str:
+            return self.observer.roster.path(root, name)
+
+        if trace.ledger is not None and not trace.not_finite:
+            self.record.books(step, renamed(trace.ledger, path))
         facts = {
             "findings": [to_plain(finding) for finding in found],
-            **look_facts(trace, lambda name: self.observer.roster.path(root, name)),
+            **look_facts(trace, path),
         }
         self.record.event(Event(step=step, kind="look", facts=facts))
 
