@@ -73,7 +73,7 @@ def _entry(cell: str, length: int, budget: str) -> DepthSubject:
 
 SUBJECTS = (
     _entry("lstm", 500, "10 min"),
-    _entry("lstm", 1000, "15 min"),
+    _entry("lstm", 1000, "10 min"),
     _entry("rnn", 500, "10 min"),
-    _entry("rnn", 1000, "15 min"),
+    _entry("rnn", 1000, "10 min"),
 )

@@ -150,6 +150,15 @@ def edits_for(name: str) -> dict[str, Edit]:
             targets=tuple(acts),
             args={"feeds": list(layers[:2]), "readers": [[layers[1]], [layers[2]]]},
         ),
+        "shift_activations": Edit(
+            kind="shift_activations",
+            targets=tuple(acts),
+            args={
+                "feeds": list(layers[:2]),
+                "readers": [[layers[1]], [layers[2]]],
+                "shifts": [0.5, -1.0],
+            },
+        ),
     }
 
 

@@ -12,26 +12,32 @@ from gradmend.edits.export import FOLDING, fold_away
 from gradmend.errors import CannotApply
 from gradmend.records.prescription import Edit
 
+PLAIN = {nn.Sequential, nn.Linear, nn.Sigmoid, nn.SELU}
 SAME = 1e-10  # float64 rounding; a wrong fold is off by far more
 
 
 def deep(layers: int) -> tuple[nn.Sequential, list[Edit]]:
-    """A sigmoid net, and every kind of edit that folds, as often as it fits."""
+    """A net of sigmoids and a SELU, and every kind of edit that folds, as often as it fits."""
     net = nn.Sequential()
     for i in range(layers):
         net.add_module(f"lin{i}", nn.Linear(2, 2))
-        net.add_module(f"act{i}", nn.Sigmoid())
+        net.add_module(f"act{i}", nn.Sigmoid() if i else nn.SELU())
     net.add_module("out", nn.Linear(2, 1))
     half = layers // 2
     behind = [f"lin{i + 1}" if i + 1 < layers else "out" for i in range(layers)]
     edits = [
         Edit(
             kind="centre_sigmoids",
-            targets=tuple(f"act{i}" for i in range(half)),
+            targets=tuple(f"act{i}" for i in range(1, half)),
             args={
-                "feeds": [f"lin{i}" for i in range(half)],
-                "readers": [[behind[i]] for i in range(half)],
+                "feeds": [f"lin{i}" for i in range(1, half)],
+                "readers": [[behind[i]] for i in range(1, half)],
             },
+        ),
+        Edit(
+            kind="shift_activations",
+            targets=("act0",),
+            args={"feeds": ["lin0"], "readers": [[behind[0]]], "shifts": [1.5]},
         ),
         Edit(
             kind="scale_sigmoids",
@@ -67,7 +73,7 @@ def test_every_kind_folds_in_ten_thousand_layers(layers: int) -> None:
     assert done is not None
     assert not done.refused
     assert len(done.folded) == 2 * layers + 3
-    assert {type(m) for m in done.model.modules()} == {nn.Sequential, nn.Linear, nn.Sigmoid}
+    assert {type(m) for m in done.model.modules()} == PLAIN
 
 
 def test_and_computes_the_same() -> None:
@@ -75,7 +81,7 @@ def test_and_computes_the_same() -> None:
     bench = apply_edits(Bench(model=net), edits)
     x = torch.randn(7, 2, dtype=torch.float64)
     exported = export_plain(bench.model, edits)
-    assert {type(m) for m in exported.modules()} == {nn.Sequential, nn.Linear, nn.Sigmoid}
+    assert {type(m) for m in exported.modules()} == PLAIN
     assert float((exported(x) - bench.model(x)).detach().abs().max()) < SAME
 
 

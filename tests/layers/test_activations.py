@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gradmend.layers import TAILORED, CentredSigmoid, ScaledSigmoid, Tailored
+from gradmend.layers import TAILORED, CentredSigmoid, ScaledSigmoid, Shifted, Tailored
 
 X = torch.linspace(-4.0, 4.0, 81, dtype=torch.float64)
 REFERENCE = {
@@ -90,3 +90,27 @@ def test_gradients_agree_with_finite_differences() -> None:
             return result
 
         assert torch.autograd.gradcheck(run, (x,))
+
+
+@pytest.mark.parametrize("inner", [nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), nn.SELU()])
+def test_a_shifted_activation_is_the_plain_one_between_affine_maps(inner: nn.Module) -> None:
+    # GIVEN an activation around 2 WHEN its map is undone
+    shifted = Shifted.around(inner, 2.0)
+    plain = shifted(X - 2.0) * shifted.slope + shifted.offset
+    # THEN it is the plain one; at zero it puts out nothing, with a slope of one
+    assert torch.allclose(plain, inner(X.clone()), atol=1e-14)
+    at = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    there = shifted(at)
+    (slope,) = torch.autograd.grad(there, at)
+    assert float(there.detach()) == pytest.approx(0.0, abs=1e-15)
+    assert float(slope) == pytest.approx(1.0, abs=1e-14)
+
+
+def test_a_shifted_relu_stops_what_the_plain_one_stops() -> None:
+    # GIVEN a kink, its sides, and no number
+    x = torch.tensor([-2.1, -2.0, -1.9, torch.nan], requires_grad=True)
+    y = Shifted.around(nn.ReLU(), 2.0)(x)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    assert y.detach()[:3].tolist() == pytest.approx([-2.0, -2.0, -1.9])
+    assert torch.isnan(y[3])
+    assert slope[:3].tolist() == [0.0, 0.0, 1.0]

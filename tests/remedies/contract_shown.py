@@ -37,6 +37,7 @@ SHOWN = {
     "balance-layers": "initialisation: a checkpoint, rescaled",
     "bound-recurrence": "unrolled(gain=3.0, activation='relu')",
     "break-symmetry": "mlp(depth=2, activation='tanh', init='constant')",
+    "centre-activations": "mlp(depth=30, activation='softplus')",
     "centre-bias": "mlp(depth=4, activation='relu', bad_layer=1, bad_bias=-30.0)",
     "centre-coordinates": "mlp(depth=10, activation='sigmoid', init='normal')",
     "class-prior-bias": "data: a rare class",

@@ -30,11 +30,13 @@ from gradmend.records.finding import Finding, Severity
 from gradmend.records.prescription import Prescription, Refusal
 from gradmend.records.trace import Trace
 from gradmend.registry import Remedy, find
+from gradmend.remedies.centre_activations import reach
 from gradmend.theory.identity_paths import residual_branches
 from gradmend.zoo.specimen import build
 
 ROOM = (
-    "balance-layers", "break-symmetry", "centre-bias", "critical-init", "delta-orthogonal-init",
+    "balance-layers", "break-symmetry", "centre-activations", "centre-bias", "critical-init",
+    "delta-orthogonal-init",
     "fixup-init", "he-init", "lecun-init", "looks-linear-init", "orthogonal-init", "redraw-layer",
     "rescale-by-data",
     "revive-dead-units", "xavier-init", "zero-init-residual",
@@ -440,6 +442,69 @@ def test_a_deep_rectified_net_begins_linear_and_learns(act: type[nn.Module]) -> 
             subject.optimizer.step()
             losses.append(loss.item())
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.GELU, nn.SELU, nn.Mish])
+def test_a_deep_net_begins_straight_and_learns_and_is_exported_as_it_was(
+    act: type[nn.Module],
+) -> None:
+    # GIVEN forty plain layers WHEN their activations are centred on their straight side
+    subject = deep(40, act)
+    first, *_ = prescribed(subject)["centre-activations"]
+    fixed = gradmend.apply(first, subject.model)
+    # THEN gradient and signal are kept
+    trace, _ = seen(subject)
+    assert all(checked.held for checked in check_predictions(first.predictions, trace))
+    assert trace.total_decades == pytest.approx(0.0, abs=0.3)
+    # AND it learns at the first steps
+    losses = []
+    for _ in range(4):
+        for x, y in subject.batches:
+            subject.optimizer.zero_grad()
+            loss = F.cross_entropy(subject.model(x), y)
+            loss.backward()
+            subject.optimizer.step()
+            losses.append(loss.item())
+    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
+    # AND what is exported has the modules that it had, and is the same function
+    plain = fixed.export()
+    assert {type(m) for m in plain.modules()} == {nn.Sequential, nn.Linear, act}
+    x = subject.batches[0][0]
+    assert torch.allclose(plain(x), subject.model(x), atol=1e-3)
+
+
+def test_the_deeper_a_net_the_straighter_it_begins() -> None:
+    # GIVEN what lies on the straight side, by depth: the measured places, and between them
+    assert reach(100) == pytest.approx(3.0)
+    assert reach(1000) == reach(100_000) == pytest.approx(6.0)
+    assert 1.5 <= reach(30) <= reach(40) < reach(99)
+
+
+def test_nets_that_cannot_be_straight_or_need_not_be_are_left() -> None:
+    for subject, word in (
+        (deep(20, nn.ReLU), "fewer than 30"),
+        (deep(40, nn.Tanh), "no straight side"),
+        (deep(40, nn.ReLU6), "no straight side"),
+    ):
+        (refused,) = answers(subject)["centre-activations"]
+        assert isinstance(refused, Refusal)
+        assert word in refused.reason
+    # AND neither is one whose activation somebody else's layer shares, or a layer without bias
+    for spoil in (share_an_activation, drop_a_bias):
+        subject = deep(40, nn.ReLU)
+        spoil(subject.model)
+        (refused,) = answers(subject)["centre-activations"]
+        assert isinstance(refused, Refusal)
+        assert "not alone between plain linear layers" in refused.reason
+
+
+def share_an_activation(model: nn.Module) -> None:
+    places = [name for name, m in model.named_modules() if isinstance(m, nn.ReLU)]
+    model.set_submodule(places[3], model.get_submodule(places[9]))
+
+
+def drop_a_bias(model: nn.Module) -> None:
+    [m for m in model.modules() if isinstance(m, nn.Linear)][5].bias = None
 
 
 def test_a_shallow_net_and_one_of_other_activations_are_not_drawn_in_pairs() -> None:

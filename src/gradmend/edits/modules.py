@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
 
-from gradmend.edits.arguments import number
+from gradmend.edits.arguments import list_of, number
 from gradmend.edits.bench import Bench, inside
 from gradmend.edits.kind import edit_kind
 from gradmend.errors import CannotApply
-from gradmend.layers import REPLACEMENTS, CentredSigmoid, ScaledSigmoid, Tailored
+from gradmend.layers import REPLACEMENTS, CentredSigmoid, ScaledSigmoid, Shifted, Tailored
 from gradmend.records.prescription import Edit
 
 _OPTIONS = ("dim", "negative_slope", "init", "alpha")
@@ -81,6 +82,24 @@ def centre_sigmoids(bench: Bench, edit: Edit) -> None:
     for path in edit.targets:
         _check_sigmoid(bench, path)
         bench.put(path, CentredSigmoid())
+
+
+@edit_kind
+def shift_activations(bench: Bench, edit: Edit) -> None:
+    """Put activations into coordinates around another point: targets become :class:`Shifted`.
+
+    ``shifts`` says which point of each; ``feeds`` names the layer in front of each and ``readers``
+    those behind it, into which export folds the map.
+    """
+    for path, shift in zip(edit.targets, list_of(edit, "shifts"), strict=True):
+        function = inside(bench.module(path))
+        found = Shifted.around(function, float(number(shift)))
+        if not (math.isfinite(found.offset) and math.isfinite(found.slope) and found.slope):
+            raise CannotApply(
+                f"'{path}' has no slope at {found.shift:g}",
+                "coordinates around that point would stretch it without end",
+            )
+        bench.put(path, found)
 
 
 @edit_kind

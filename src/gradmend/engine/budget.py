@@ -41,6 +41,7 @@ def affordable_steps(
     *,
     most: int = DEFAULT_STEPS,
     share: float = 0.9,
+    kept: float = 0.0,
     thrifty: bool = False,
     lifeless: bool = False,
 ) -> int:
@@ -53,6 +54,7 @@ def affordable_steps(
         seeds: Trainings of original and winner that must agree.
         most: Steps at most.
         share: Of what is left of a budget in seconds, what the race may take.
+        kept: Seconds of it that are for what comes behind the race.
         thrifty: As of the trial.
         lifeless: Whether the original is known to be stopped at its first step.
     """
@@ -60,7 +62,7 @@ def affordable_steps(
         left, seconds = float(deadline.steps), 1.0
     else:
         seconds = pace()
-        left = share * ((deadline.seconds or 0.0) - deadline.elapsed)
+        left = share * ((deadline.seconds or 0.0) - deadline.elapsed - kept)
 
     def cost(steps: int) -> float:
         return seconds * race_steps(steps, candidates, seeds, thrifty=thrifty, lifeless=lifeless)

@@ -29,6 +29,7 @@ from gradmend.engine.progress import shown_progress
 from gradmend.engine.rehearsal import LEARNING_RATE
 from gradmend.engine.repaired import Fix, edited_batches, edited_loss
 from gradmend.engine.trial import Tell, Track, Trial
+from gradmend.engine.watching.interventions import tell_applied
 from gradmend.errors import BadInput, GradmendError
 from gradmend.probe.batch import Batch, Feeder, Forward, LossFn, check_module, map_tensors
 from gradmend.probe.look import look
@@ -58,6 +59,10 @@ REHEARSAL_SECONDS = 20.0
 """What those steps may take, as they are expected to: a sixth of the usual budget (our choice)."""
 LAST_LOOKS = 1.2
 """Times what the first examination took that is kept for looks at the repaired network."""
+LAST_OPENINGS = 3.0
+"""Times what applying the edits took that is kept for that look, too: the network is taken
+apart, made anew, and put together again (at 100,000 layers 280 s in all, after a first look of
+136)."""
 LONG_LOOK = 30.0
 """Seconds from which the repaired network is looked at once: before its training, where the
 predictions were made for."""
@@ -202,6 +207,7 @@ def fix(
             )
         )
     trace, looked = report.trace, deadline.elapsed
+    kept = LAST_LOOKS * looked
 
     def unchanged(reason: str, verdict: Verdict | None = None, **more: Any) -> Fix:
         verdict = verdict or Verdict(kept=False, reason=reason, seconds=deadline.elapsed)
@@ -249,7 +255,7 @@ def fix(
         thrifty=track.thrifty,
     )
     with _users_errors_as_one_line(model):
-        trial.steps = steps or _planned_steps(trial, track, len(candidates.prescriptions))
+        trial.steps = steps or _planned_steps(trial, track, len(candidates.prescriptions), kept)
     if trial.steps < FEWEST_STEPS and steps is None:
         return unchanged(
             f"a budget of {budget} allows {trial.steps} steps per training, too few to prove"
@@ -258,7 +264,8 @@ def fix(
     with _users_errors_as_one_line(model):
         winner, verdict = trial.run(candidates.prescriptions, candidates.local)
         if winner is not None and trial.thrifty and trial.kept is not None:
-            rest = min(0.5, LAST_LOOKS * looked / deadline.seconds) if deadline.seconds else 0.0
+            kept += LAST_OPENINGS * track.opening
+            rest = min(0.5, kept / deadline.seconds) if deadline.seconds else 0.0
             until = min(TRAIN_UNTIL, 1.0 - rest)
             track.train_on(trial.kept, until, "training the repaired network on")
     refusals = (*candidates.refusals, *track.refusals)
@@ -335,6 +342,7 @@ def apply(
         )
     finally:
         torch.set_rng_state(state)
+    tell_applied(prescription, model, optimizer)
     return Fix(
         model=bench.model,
         optimizer=optimizer,
@@ -357,7 +365,7 @@ def _first(batches: Batches) -> Batch:
     raise BadInput("batches holds no batch", "an edit measures the data", "pass some")
 
 
-def _planned_steps(trial: Trial, track: Track, candidates: int) -> int:
+def _planned_steps(trial: Trial, track: Track, candidates: int, kept: float) -> int:
     """How long the trainings of a race can be; where steps are dear, with one seed if need be."""
     if not trial.thrifty:
         return affordable_steps(trial.deadline, track.pace, candidates, trial.seeds)
@@ -371,6 +379,7 @@ def _planned_steps(trial: Trial, track: Track, candidates: int) -> int:
             trial.seeds,
             most=MOST_STEPS,
             share=share,
+            kept=kept,
             thrifty=True,
             lifeless=track.lifeless,
         )

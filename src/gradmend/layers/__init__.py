@@ -5,6 +5,7 @@ from gradmend.layers.activations import (
     TAILORED,
     CentredSigmoid,
     ScaledSigmoid,
+    Shifted,
     Tailored,
 )
 from gradmend.layers.cells import CELLS, LAYERS, HiddenLSTM
@@ -29,6 +30,7 @@ __all__ = [
     "ReZero",
     "Rescaled",
     "ScaledSigmoid",
+    "Shifted",
     "Standardised",
     "Tailored",
     "WeightStandardised",

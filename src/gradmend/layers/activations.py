@@ -33,6 +33,51 @@ class ScaledSigmoid(nn.Module):
         return 4.0 * torch.sigmoid(x) - 2.0
 
 
+class Shifted(nn.Module):
+    """s(x) = (phi(x + shift) - phi(shift)) / phi'(shift): an activation in other coordinates.
+
+    The same layer as ``phi`` up to a fixed affine map before and after it, which the neighbouring
+    linear layers can absorb exactly. It has no output at zero, and a slope of one there.
+
+    Args:
+        function: phi, an elementwise module; kept as it is.
+        shift: Where phi is worked with.
+        offset: phi(shift).
+        slope: phi'(shift), not zero.
+    """
+
+    def __init__(self, function: nn.Module, *, shift: float, offset: float, slope: float) -> None:
+        super().__init__()
+        self.function = function
+        self.shift, self.offset, self.slope = shift, offset, slope
+
+    @property
+    def floor(self) -> float | None:
+        """Of a shifted ReLU: max(x + c, 0) - c = max(x, -c), in one operation; else ``None``."""
+        return -self.shift if type(self.function) is nn.ReLU and self.shift > 0.0 else None
+
+    @classmethod
+    def around(cls, function: nn.Module, shift: float) -> Shifted:
+        """An activation in coordinates around a point, at which it has a slope."""
+        like = next(function.parameters(), torch.empty(0, dtype=torch.float64))
+        with torch.enable_grad():
+            point = torch.full((), shift, dtype=like.dtype, device=like.device, requires_grad=True)
+            value = function(point.clone())  # a clone: it may work in place
+            (slope,) = torch.autograd.grad(value, point)
+        return cls(function, shift=shift, offset=float(value.detach()), slope=float(slope))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The shifted activation, elementwise; any shape."""
+        if self.floor is not None:
+            return functional.threshold(x, self.floor, self.floor)
+        x = self.function(x + self.shift) - self.offset
+        return x if self.slope == 1.0 else x / self.slope
+
+    def extra_repr(self) -> str:
+        """The constants."""
+        return f"shift={self.shift:.4g}, offset={self.offset:.4g}, slope={self.slope:.4g}"
+
+
 TAILORED: tuple[str, ...] = (
     "elu", "erf", "gelu", "gelu_tanh", "leaky_relu", "selu", "sigmoid", "silu", "softplus",
     "softsign", "tanh",

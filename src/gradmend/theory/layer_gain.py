@@ -65,7 +65,7 @@ def target_of(trace: Trace, op: Operation, act: Operation | None, depth: int) ->
         if not gain.centred:  # the centred map attracts where the plain one repels
             phi = activation(facts.function)
             sigma_b = math.sqrt(max(0.0, gain.q - sigma_w**2 * output_variance(phi, gain.q)))
-        read = _input_square(trace, op)
+        read = input_square(trace, op)
         if read is not None:  # what it reads has another size than what the layers behind it do
             sigma_w = math.sqrt(max(gain.q - sigma_b**2, 0.1 * gain.q) / read)
     return Target(sigma_w, sigma_b, centre)
@@ -130,7 +130,7 @@ def _centre(trace: Trace, op: Operation, depth: int) -> float:
     return mean
 
 
-def _input_square(trace: Trace, op: Operation) -> float | None:
+def input_square(trace: Trace, op: Operation) -> float | None:
     """Mean square of the batch, for a layer that reads it at a usual scale."""
     if op.upstream:
         return None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gradmend.engine.trial.express import express
-from gradmend.layers.activations import TAILORED, CentredSigmoid, ScaledSigmoid, Tailored
+from gradmend.layers.activations import TAILORED, CentredSigmoid, ScaledSigmoid, Shifted, Tailored
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -33,6 +33,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
     "centred": CentredSigmoid,
     "scaled": ScaledSigmoid,
+    "shifted relu": lambda: Shifted.around(nn.ReLU(), 0.6),
+    "shifted relu in place": lambda: Shifted.around(nn.ReLU(inplace=True), 0.6),
+    "shifted gelu": lambda: Shifted.around(nn.GELU(), 0.6),
     "tailored": lambda: Tailored("silu", input_scale=1.1, input_shift=0.1, output_scale=1.4),
     "two": lambda: nn.Sequential(nn.Tanh(), nn.Softplus()),
 }

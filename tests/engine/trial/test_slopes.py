@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from gradmend.engine.trial.slopes import ELEMENTWISE, Activation, options_of
-from gradmend.layers.activations import CentredSigmoid, ScaledSigmoid, Tailored
+from gradmend.layers.activations import CentredSigmoid, ScaledSigmoid, Shifted, Tailored
 
 
 def made(kind: type[nn.Module]) -> nn.Module:
@@ -41,9 +41,13 @@ def test_modules_of_one_type_are_told_apart_by_their_options() -> None:
         (nn.GELU(), nn.GELU("tanh")),
         (Tailored("tanh"), Tailored("tanh", input_scale=1.1)),
         (CentredSigmoid(), ScaledSigmoid()),
+        (Shifted.around(nn.ReLU(), 1.0), Shifted.around(nn.ReLU(), 2.0)),
+        (Shifted.around(nn.ELU(), 1.0), Shifted.around(nn.ReLU(), 1.0)),
+        (Shifted.around(nn.ELU(0.5), 1.0), Shifted.around(nn.ELU(), 1.0)),
     )
     # THEN they differ, and equals do not; being in eval mode is no difference
     for one, other in pairs:
         assert options_of(one) != options_of(other)
     assert options_of(nn.Tanh().eval()) == options_of(nn.Tanh())
     assert options_of(Tailored("tanh")) == options_of(Tailored("tanh"))
+    assert options_of(Shifted.around(nn.ReLU(), 1.0)) == options_of(Shifted.around(nn.ReLU(), 1.0))

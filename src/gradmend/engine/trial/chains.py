@@ -30,6 +30,8 @@ class Run:
 
     modules: list[nn.Module]
     """All of them, in order, as their container has them."""
+    _heard: list[nn.Module] = field(init=False)
+    """The same with what is inside them."""
     linears: list[nn.Linear]
     activation: Activation
     pool: Pool
@@ -39,6 +41,7 @@ class Run:
     """Addresses of the parameters' numbers."""
 
     def __post_init__(self) -> None:
+        self._heard = [inner for module in self.modules for inner in module.modules()]
         self._places = [parameter.data_ptr() for parameter in self._parameters()]
 
     @property
@@ -157,7 +160,7 @@ class Run:
             and torch._C._get_tracing_state() is None
             and torch.autograd.forward_ad._current_level < 0
             and not watched_everywhere()
-            and not any(map(watched, self.modules))
+            and not any(map(watched, self._heard))
             and self._in_place()
         )
 

@@ -44,7 +44,13 @@ FUSED: frozenset[type[Optimizer]] = frozenset(
 BLIND = frozenset(
     control.name
     for control in (
-        ClipByNorm, ClipByPercentile, ClipByValue, ClipByZScore, LayerRates, LossScale, WarmUp,
+        ClipByNorm,
+        ClipByPercentile,
+        ClipByValue,
+        ClipByZScore,
+        LayerRates,
+        LossScale,
+        WarmUp,
     )
 )
 """Controls that do the same whether they see many gradients or one tensor of all of them."""

@@ -12,7 +12,7 @@ from torch import nn
 from gradmend.engine.trial.blocks import Block
 from gradmend.engine.trial.chains import Run, watched
 from gradmend.engine.trial.pool import Pool
-from gradmend.engine.trial.slopes import ELEMENTWISE, Activation, options_of
+from gradmend.engine.trial.slopes import Activation, is_elementwise, options_of
 
 DEEP = 100
 """Equal layers, or parameters of one shape, from which on a training is made faster. It pays from
@@ -156,7 +156,9 @@ def _runs(leaves: list[nn.Module], free: set[int]) -> Iterator[list[_Stage | nn.
         if _is_stage(item, free):
             assert isinstance(item, nn.Linear)
             item = _Stage(linear=item, modules=[item])
-            while at < len(leaves) and type(leaves[at]) in ELEMENTWISE and not watched(leaves[at]):
+            while at < len(leaves) and is_elementwise(leaves[at]):
+                if any(map(watched, leaves[at].modules())):
+                    break
                 item.modules.append(leaves[at])
                 at += 1
             kind, keys = item.likeness, {id(p) for p in item.parameters}

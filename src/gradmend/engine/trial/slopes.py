@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmend.layers.activations import CentredSigmoid, ScaledSigmoid, Tailored
+from gradmend.layers.activations import CentredSigmoid, ScaledSigmoid, Shifted, Tailored
 
 ELEMENTWISE: frozenset[type[nn.Module]] = frozenset({
     CentredSigmoid, ScaledSigmoid, Tailored, nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink,
@@ -19,31 +19,43 @@ ELEMENTWISE: frozenset[type[nn.Module]] = frozenset({
 """Modules without parameters, randomness or state that treat every number by itself."""
 
 
+def is_elementwise(module: nn.Module) -> bool:
+    """Whether a module is one of those, or one of those in shifted coordinates."""
+    return type(module) in ELEMENTWISE or (
+        type(module) is Shifted and type(module.function) in ELEMENTWISE
+    )
+
+
 @dataclass(slots=True)
 class Activation:
     """What follows each linear layer of a chain, as three steps that need no autograd graph.
 
     One number per unit is kept from the forward pass, whatever its slope and its output are
-    computed from: the output itself (tanh, sigmoid, relu, none), the inner sigmoid (centred and
-    scaled ones), or the pre-activation (all others).
+    computed from: the output itself (tanh, sigmoid, relu, shifted or not, none), the inner sigmoid
+    (centred and scaled ones), or the pre-activation (all others).
     """
 
     kind: str
     modules: tuple[nn.Module, ...]
     scale: float = 1.0
     """Of the pre-activation, handed to the matrix product; a power of two, so it is exact."""
+    floor: float = 0.0
+    """Of a ReLU: what it puts out at least."""
 
     @classmethod
     def of(cls, modules: tuple[nn.Module, ...]) -> Activation:
         """The activation that these modules are together, one applied to the other's output."""
         modules = tuple(m for m in modules if type(m) is not nn.Identity)
-        kind, scale = "other", 1.0
+        kind, scale, floor = "other", 1.0, 0.0
         if not modules:
             kind = "none"
         elif len(modules) == 1:
             kind = _KINDS.get(type(modules[0]), "other")
             scale = 2.0 if kind == "centred" else 1.0
-        return cls(kind=kind, modules=modules, scale=scale)
+            only = modules[0]
+            if type(only) is Shifted and only.floor is not None:
+                kind, floor = "relu", only.floor
+        return cls(kind=kind, modules=modules, scale=scale, floor=floor)
 
     def fire(self, pre: Tensor) -> Tensor:
         """Turn scaled pre-activations, in place, into what is kept; return the output.
@@ -53,7 +65,7 @@ class Activation:
         if self.kind == "tanh":
             return torch.tanh_(pre)
         if self.kind == "relu":
-            return torch.relu_(pre)
+            return torch.threshold_(pre, self.floor, self.floor) if self.floor else torch.relu_(pre)
         if self.kind == "none":
             return pre
         if self.kind == "other":
@@ -87,7 +99,7 @@ class Activation:
         if slope is not None:
             torch.mul(grad, slope, out=out)
         elif self.kind == "relu":  # no product: an infinite gradient stops at a dead unit
-            _relu_back(grad, output, 0.0, grad_input=out)
+            _relu_back(grad, output, self.floor, grad_input=out)
         else:
             out.copy_(grad)
 
@@ -118,6 +130,7 @@ _relu_back: Any = torch.ops.aten.threshold_backward.grad_input
 def options_of(module: nn.Module) -> tuple[Any, ...]:
     """What tells two activations of one type apart."""
     own = tuple((k, v) for k, v in vars(module).items() if k[0] != "_" and k != "training")
+    own += tuple(options_of(inner) for inner in module.children())
     if not module._buffers:
         return (type(module), own)
     return (type(module), own, *(None if b is None else b.item() for b in module._buffers.values()))

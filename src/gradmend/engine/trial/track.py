@@ -67,6 +67,8 @@ class Track:
     """The bench of the arm that was opened last."""
     thrifty: bool = False
     """Whether a step is so dear that an arm whose gradient underflows is stopped at its first."""
+    opening: float = 0.0
+    """Seconds that it took to apply an arm's edits, at most."""
     lifeless: bool = False
     """Whether the original's gradient underflowed when its pace was measured."""
     _snapshot: Snapshot | None = None
@@ -255,6 +257,7 @@ class Track:
 
     def open(self, arm: Runner) -> None:
         """Apply an arm's edits to the model as it was."""
+        began = self.deadline.elapsed
         seed_randomness(arm.seed)
         bench = Bench(
             model=self.model,
@@ -267,6 +270,7 @@ class Track:
         self.bench = bench
         if arm.prescription is not None:
             apply_edits(bench, arm.prescription.edits)
+        self.opening = max(self.opening, self.deadline.elapsed - began)
 
     def _others(self) -> list[nn.Module]:
         """Modules that the loss holds: training moves their buffers and parameters, too."""
