@@ -160,6 +160,38 @@ class TestArraysAndNumbers:
         assert page.evaluate("gm.ticks(3, 3, 4)") == [3]
         assert page.evaluate("gm.ticks(0, 3, 9, {whole: true})") == [0, 1, 2, 3]
 
+    @pytest.mark.parametrize(
+        ("ticks", "axis", "texts"),
+        [
+            ([0.005, 0.01, 0.02], "log", ["5×10⁻³", "1×10⁻²", "2×10⁻²"]),
+            ([1e-4, 1e-2, 1.0], "log", ["10⁻⁴", "10⁻²", "10⁰"]),
+            ([0.1, 1, 10], "log", ["0.1", "1", "10"]),
+            ([0.05, 0.1, 0.2], "log", ["0.05", "0.10", "0.20"]),
+            ([-1, -1.5, -2], "", ["−1.0", "−1.5", "−2.0"]),
+            ([0, 5e-7, 1e-6], "", ["0", "0.5×10⁻⁶", "1.0×10⁻⁶"]),
+            ([0, 0.025, 0.05], "percent", ["0.0", "2.5", "5.0"]),
+        ],
+    )
+    def test_numbers_of_an_axis_have_one_form(
+        self, opened: Any, ticks: list[float], axis: str, texts: list[str]
+    ) -> None:
+        page = opened(heat([[1.0]]))
+        form = "([ticks, axis]) => ticks.map((one) => gm.tickText(one, ticks, {[axis]: true}))"
+        assert page.evaluate(form, [ticks, axis]) == texts
+
+    def test_a_long_name_is_cut_in_the_middle_and_whole_in_its_tooltip(self, opened: Any) -> None:
+        page = opened(heat([[1.0]]))
+        name = "blocks.0." + "x" * 80
+        script = "(name) => [gm.name(name, 20)].map((one) => [one.textContent, one.title])[0]"
+        shown, title = page.evaluate(script, name)
+        assert (len(shown), title) == (20, name)
+        assert shown.startswith("blocks.0.") and shown.endswith("xxx")
+
+    def test_triangles_at_the_edge_are_in_the_legend(self, opened: Any) -> None:
+        values = np.array([1.0, -np.inf, np.inf, 2.0])
+        page = opened(lines(line(values)))
+        assert {"+inf", "−inf"} <= set(page.locator(".fig-legend").inner_text().split())
+
 
 class TestHeat:
     def test_cells_have_the_colours_of_their_numbers(self, opened: Any) -> None:
@@ -260,6 +292,53 @@ class TestHeat:
         page.keyboard.press("0")
         settled(page)
         assert "Rows" not in note.inner_text()
+
+    def test_steps_are_zoomed_by_drag_and_keys_and_kept_by_the_address(self, opened: Any) -> None:
+        # Given a map of one colour a step.
+        values = np.ones((5, 1)) * np.linspace(0, 1, 100)
+        page = opened(heat(values))
+        stage = page.locator(".heat-stage")
+        box = stage.bounding_box()
+        note = page.locator(".fig-note")
+        width = page.evaluate("document.querySelector('.heat-stage canvas').width")
+        assert "Drag sideways" in readout(page)
+        # When somebody draws sideways over a part of it.
+        page.mouse.move(box["x"] + width * 0.4, box["y"] + 20)
+        page.mouse.down()
+        page.mouse.move(box["x"] + width * 0.6, box["y"] + 22, steps=4)
+        page.mouse.up()
+        settled(page)
+        # Then it fills the figure, nothing is selected, and the address leads back to it.
+        said = note.inner_text()
+        assert "of 0 to 990" in said
+        assert page.evaluate("gm.selection") == {"layer": None, "step": None}
+        assert "zoom=heat" in page.url
+        low = page.evaluate("Number(gm.zoom.view[2])")
+        assert 200 < low < 600
+        page.goto("about:blank")
+        page = opened(heat(values), fragment="#zoom=heat~0~5~395~595")
+        assert "400 to 590 of 0 to 990" in note.inner_text()
+        # Keys part it further, carry it along with the cursor and show all again.
+        page.locator(".heat-stage").focus()
+        page.keyboard.press("x")
+        settled(page)
+        assert "450 to 540 of 0 to 990" in note.inner_text()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("End")
+        settled(page)
+        assert "900 to 990 of 0 to 990" in note.inner_text()
+        page.keyboard.press("Shift+X")
+        page.keyboard.press("0")
+        settled(page)
+        assert note.inner_text() == ""
+        assert "#zoom" not in page.url
+
+    def test_a_zoom_that_makes_no_sense_shows_all(self, opened: Any) -> None:
+        for words in ("heat~0~5~9~x", "heat~9~1~500~-500", "nothing~1~2", "heat~~~"):
+            page = opened(heat(np.ones((5, 9))), fragment=f"#zoom={words}")
+            settled(page)
+            assert page.locator(".heat-stage").is_visible()
+            page.goto("about:blank")
 
     def test_ten_thousand_rows_hide_nothing_that_stands_out(self, opened: Any) -> None:
         # Given one infinite cell and one far off among two million.
@@ -604,7 +683,7 @@ class TestFiles:
         cells = page.locator(".fig-scroll tbody tr").all_inner_texts()
         assert [one.split() for one in cells] == [
             ["block.0", "1.5", "–"],
-            ["block.1", "−2", "+inf"],
+            ["block.1", "−2.0", "+inf"],
         ]
         page.locator(".fig-scroll tbody tr").nth(1).click()
         assert page.evaluate("gm.selection.layer") == "block.1"

@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 
 import gradmend
+from gradmend.records.history import Column, RunFacts
+from gradmend.records.ledger import Booked, Entry, Ledger
+from gradmend.store.writer import RunWriter
 
 pytestmark = pytest.mark.browser
 
@@ -375,3 +378,52 @@ def test_a_page_nobody_sees_gives_its_connection_back(live: Any, place: Place) -
     live.wait_for_function(
         "before => Number(document.getElementById('status').dataset.step) > before", arg=before
     )
+
+
+def test_a_new_look_renews_the_ledger_and_leaves_what_somebody_chose(
+    live: Any, place: Place
+) -> None:
+    # Given the page of a run that was looked at once,
+    writer = RunWriter.create(place.runs / "first", RunFacts(name="first", models=("Net",)))
+    writer.columns("step", [Column(name="Adam", kind="Adam")], at=0)
+
+    def look(slot: str, step: int, decades: float) -> None:
+        inside = Entry(name="sigmoid", kind="operation", cause="weights", decades=decades)
+        layer = Entry(name="0", kind="module", decades=decades, children=(inside,))
+        root = Entry(name="", kind="module", decades=decades, children=(layer,))
+        ledger = Ledger(
+            cotangent="loss", total_decades=decades, unexplained_decades=0.0, root=root,
+            by_cause={"weights": decades},
+        )  # fmt: skip
+        writer.append("step", step, {"loss": [1.0]})
+        writer.books(slot, Booked(step=step, ledger=ledger))
+        writer.flush()
+
+    look("first", 0, -3.0)
+    place.serve()
+    live.goto(f"{place.address}/run/first")
+    live.locator("#fig-ledger").scroll_into_view_if_needed()
+    live.wait_for_selector("#fig-ledger.drawn")
+    tabs = live.locator("#fig-ledger [role=tab]")
+    readout = live.locator("#fig-ledger .readout")
+    assert tabs.count() == 0 and "\N{MINUS SIGN}3.00" in readout.inner_text()
+    # when it is looked at again, the newest is shown, and the first can be chosen;
+    look("newest", 10, -5.0)
+    live.wait_for_selector("#fig-ledger [role=tab]")
+    assert tabs.all_inner_texts() == ["On the first look", "After 10 steps"]
+    assert "\N{MINUS SIGN}5.00" in readout.inner_text()
+    tabs.first.click()
+    live.wait_for_function(
+        "() => document.querySelector('#fig-ledger .readout').innerText.includes('3.00')"
+    )
+    # when it is looked at once more, the choice stays, and the newest is the newest.
+    look("newest", 20, -7.0)
+    live.wait_for_function(
+        "() => document.querySelectorAll('#fig-ledger [role=tab]')[1]?.innerText.includes('20')"
+    )
+    assert "\N{MINUS SIGN}3.00" in readout.inner_text()
+    tabs.first.press("ArrowRight")
+    live.wait_for_function(
+        "() => document.querySelector('#fig-ledger .readout').innerText.includes('7.00')"
+    )
+    writer.close()

@@ -17,6 +17,8 @@ from gradmend.renderers.visible import escape, visible
 from gradmend.renderers.waterfall import bins, line_key, pile, signed
 
 TITLE = "The gradient, before and after"
+UNTREATED = "The gradient, then and now"
+"""Where nothing was changed between the looks but by training."""
 CAPTION = "The flatter the line, the more evenly the layers are reached."
 POINTS = 200
 """Of a line over a depth that is only a share, because the two models differ in their entries."""
@@ -47,7 +49,7 @@ def before_and_after(report: Report) -> str | None:
         frame.line(line, style)
     return (
         '<figure class="fig" data-figure="before-after" id="fig-before-after">'
-        f"<figcaption><strong>{escape(TITLE)}</strong> {escape(CAPTION)}</figcaption>"
+        f"<figcaption><strong>{escape(_title(report))}</strong> {escape(CAPTION)}</figcaption>"
         f'<div class="ledger-static"><div class="legend">{"".join(keys)}</div>{frame.html()}</div>'
         "</figure>"
     )
@@ -79,7 +81,7 @@ def before_after_figure(report: Report) -> Lines | None:
         x = Axis(label="depth, from input to output", percent=True, lo=0.0, hi=1.0)
     return Lines(
         id="before-after",
-        title=TITLE,
+        title=_title(report),
         caption=CAPTION,
         words="Cumulative decades of gradient over depth, on the first and on the second look.",
         x=x,
@@ -90,6 +92,11 @@ def before_after_figure(report: Report) -> Lines | None:
         categories=categories,
         layers=layers,
     )
+
+
+def _title(report: Report) -> str:
+    treated = report.prescription is not None or report.verdict is not None
+    return TITLE if treated else UNTREATED
 
 
 def _looks(report: Report) -> list[tuple[str, str, Entry]] | None:

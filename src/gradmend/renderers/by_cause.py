@@ -10,8 +10,13 @@ from gradmend.renderers.visible import Markup, visible
 from gradmend.renderers.waterfall import legend_key, signed
 
 
-def cause_figure(ledger: Ledger) -> str:
-    """A bar per cause, measured, with theory's figure as a mark on it."""
+def cause_figure(ledger: Ledger, when: str = "") -> str:
+    """A bar per cause, measured, with theory's figure as a mark on it.
+
+    Args:
+        ledger: The books.
+        when: Which look they are of, where there are several.
+    """
     known = {k: v for k, v in ledger.by_cause.items() if math.isfinite(v)}
     guesses = {k: v for k, v in ledger.predicted_by_cause.items() if math.isfinite(v)}
     values = [*known.values(), *guesses.values(), 0.0]
@@ -41,7 +46,8 @@ def cause_figure(ledger: Ledger) -> str:
     head = ["decades by cause", "measured", "predicted", "loss ← 0 → gain"]
     caption = "Bars: measured. Upright mark: what theory predicts from weights and activations."
     inner = f'<div class="causes">{plot.table(head, rows)}</div>'
-    return plot.figure("By cause", inner, caption)
+    title = f"By cause, {when[:1].lower()}{when[1:]}" if when else "By cause"
+    return plot.figure(title, inner, caption)
 
 
 def _cause_bar(cause: str, value: float, guess: float | None, low: float, span: float) -> Markup:

@@ -50,6 +50,8 @@ class Books:
     ledger: Ledger
     id: str = "ledger"
     title: str = "Where the gradient went"
+    choices: tuple[tuple[str, str], ...] = ()
+    """(id, label) of the books of other looks that this place can show, itself among them."""
     kind: Literal["ledger"] = "ledger"
 
     @property
@@ -77,6 +79,7 @@ class Books:
             "title": self.title,
             "caption": self.caption,
             "words": self.words,
+            "choices": [list(choice) for choice in self.choices],
             "causes": [[cause, cause_words(cause)] for cause in CAUSES],
             **_Writer().write(self.ledger.root),
         }

@@ -23,9 +23,8 @@ def beyond(item: Evidence) -> str:
     if abs(gap) <= 1e-12 * max(abs(observed), abs(limit)):
         return "at the limit"
     if item.unit in ALREADY_LOG or item.quantity.startswith("log10") or limit == 0 or not observed:
-        unit = "" if item.unit in ("", "1") else f" {item.unit}"
         side = "above" if gap > 0 else "below"
-        return f"{numbers.number(abs(gap))}{unit} {side}"
+        return f"{numbers.with_unit(abs(gap), item.unit)} {side}"
     ratio = observed / limit
     if ratio <= 0:
         return f"{numbers.number(abs(gap))} {'above' if gap > 0 else 'below'}"
@@ -56,7 +55,8 @@ def limit_bar(item: Evidence, level: str) -> Markup:
     left, right = sorted((value, origin))
     scale = "on a logarithmic scale" if log else "on a linear scale"
     words = escape(
-        f"observed {numbers.number(observed)} against a limit of {numbers.number(limit)}, {scale}"
+        f"observed {numbers.with_unit(observed, item.unit)} against a limit of "
+        f"{numbers.with_unit(limit, item.unit)}, {scale}"
     )
     return Markup(
         f'<svg class="limit-bar {escape(level)}" role="img" aria-label="{words}" width="110" '

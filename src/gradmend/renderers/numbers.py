@@ -53,7 +53,14 @@ def slope(value: float) -> str:
 
 
 def with_unit(value: float | None, unit: str) -> str:
-    """A number with its unit; the unit ``1`` is a plain ratio and stays silent."""
+    """A number with its unit; a plain ratio has none, and shares are per cent.
+
+    Example:
+        >>> with_unit(0.501, "share"), with_unit(1.0, "share of steps"), with_unit(2.5, "1")
+        ('50.1 %', '100 % of steps', '2.5')
+    """
+    if unit.split(" ")[0] == "share" and value is not None and math.isfinite(value):
+        return f"{number(100 * value)} %{unit.removeprefix('share')}"
     text = number(value)
     return text if unit in ("", "1") or text == UNKNOWN else f"{text} {unit}"
 

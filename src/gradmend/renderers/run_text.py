@@ -26,11 +26,12 @@ from gradmend.renderers.run_tables import (
     size,
 )
 from gradmend.renderers.tables import Look
-from gradmend.renderers.text import finding_parts
+from gradmend.renderers.text import finding_parts, ledger_parts
 from gradmend.theory.fates import fates
 
 MOST_OPTIMIZERS = 4
 MOST_UNSEEN = 20
+MOST_INTERVENTIONS = 20
 
 
 def render_run(
@@ -89,7 +90,10 @@ def run_parts(report: Report, history: History, look: Look) -> Iterator[Renderab
     yield Text()
     yield from _figures(report, history, look)
     yield from _findings(report, look)
+    yield from _interventions(history, look)
     yield from _depth(history, look)
+    if report.ledger is not None:
+        yield from (Text(), _title("The gradient ledger"), *ledger_parts(report, look))
     yield from _applied(history, look)
     for title, table in (
         ("Attention, newest", attention_table(history, look)),
@@ -206,6 +210,26 @@ def _findings(report: Report, look: Look) -> Iterator[RenderableType]:
             mine = [spell for spell in past if spell.name == name]
             words = run_words.spell_words(mine, run.steps)
             yield Text(look.say(f"{mine[0].code} {name} ({mine[0].severity}): {words}"))
+
+
+def _interventions(history: History, look: Look) -> Iterator[RenderableType]:
+    """What gradmend itself did: edits, and controls that began to act."""
+    events = list(history.of_kind("intervention"))
+    if not events:
+        return
+    yield Text()
+    yield _title("What gradmend changed")
+    for event in events[:MOST_INTERVENTIONS]:
+        yield _labelled([(f"step {event.step:,}", look.say(event.text))])
+        for edit in event.facts.get("edits") or ():
+            named = [str(name) or "(the model)" for name in edit.get("targets") or ()]
+            more = int(edit.get("of") or 0) - len(named)
+            where = ", ".join([*named, f"{more:,} more"] if more > 0 else named)
+            kind = str(edit.get("kind", "")).replace("_", " ")
+            yield _labelled([("", look.say(f"{kind}: {where}" if where else kind))])
+    if len(events) > MOST_INTERVENTIONS:
+        left = numbers.count(len(events) - MOST_INTERVENTIONS, "more event")
+        yield Text(f"and {left}, which the page marks", style="dim")
 
 
 def _depth(history: History, look: Look) -> Iterator[RenderableType]:

@@ -103,7 +103,7 @@ def evidence_words(item: Evidence) -> str:
     """``slope (rms) of the worst layer: 0.233 (limit 0.5), at 1``."""
     text = f"{item.quantity}: {numbers.with_unit(item.observed, item.unit)}"
     if item.limit is not None:
-        text += f" (limit {numbers.number(item.limit)})"
+        text += f" (limit {numbers.with_unit(item.limit, item.unit)})"
     if item.module is not None:
         text += f", at {item.module or '(the model)'}"
     return text + (f", step {item.step}" if item.step else "")
@@ -130,6 +130,10 @@ def ledger_parts(report: Report, look: Look) -> Iterator[RenderableType]:
     ledger = report.ledger
     if ledger is None:
         return
+    if report.watched is not None and report.after is not None and report.after.ledger is not None:
+        ledger = report.after.ledger  # a run is shown as it is now
+        yield Text()
+        yield Text(look.say(f"The books {words.second_look_words(report)}:"))
     if ledger.by_cause or ledger.root is not None:
         yield Text()
         if report.findings or report.verdict:

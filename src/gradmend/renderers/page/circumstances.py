@@ -28,7 +28,7 @@ def notes(report: Report) -> list[str]:
 def circumstances(report: Report) -> list[str]:
     """Model, machine, versions, and what looking and trying took."""
     run, watched = report.trace.run, report.watched
-    looked = report.ledger is not None or watched is None
+    looked = watched is None or run.batch_size > 0  # the circumstances of the look itself
     pairs = [
         ("model", isolate(run.model)),
         ("parameters", f"{run.parameters:,}" if run.parameters else "not counted"),

@@ -18,6 +18,7 @@ import rcssmin
 
 from gradmend.records.ledger import CAUSES
 from gradmend.renderers.page.figure import Figure
+from gradmend.renderers.page.shorter import shorter
 from gradmend.renderers.visible import escape, json_for_script
 
 STYLES = {
@@ -42,7 +43,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "js/colours.js": ("heat",),
     "js/matrix.js": ("heat",),
     "js/cells.js": ("heat",),
-    "js/choices.js": ("heat",),
+    "js/choices.js": ("heat", "ledger"),
     "js/heat.js": ("heat",),
     "js/books.js": ("ledger",),
     "js/waterfall.js": ("ledger",),
@@ -52,7 +53,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
 }
 """Each file with the kinds of figures that need it, none where every page does; in this order in
 the one script of a page."""
-DRAWN = ("lines", "heat")
+DRAWN = ("lines", "heat", "ledger")
 """Kinds of figures that a watched run has."""
 ICON = '<link rel="icon" href="data:,">\n'
 """None: a browser asks a server for one unless told."""
@@ -179,20 +180,14 @@ def _together(assets: Mapping[str, tuple[str, ...]], kinds: frozenset[str]) -> s
 
 @cache
 def _asset(name: str) -> str:
-    """A file of the page without comments and indentation: they are for those who read it."""
-    text = files("gradmend.renderers.page").joinpath("assets", name).read_text(encoding="utf-8")
-    return without_comments(text) if name.endswith(".js") else str(rcssmin.cssmin(text))
+    """A file of the page without comments and needless space: they are for those who read it.
 
-
-def without_comments(script: str) -> str:
-    """A script without lines that are comments, empty lines and indentation.
-
-    By line, and nothing within one: what takes a script for shorter needs to tell a regular
-    expression from a division, and text in a template inside a template from code. The scripts
-    keep to lines: no comment begins with ``/*`` and no template goes over several.
+    Nor with ``"use strict"``, which a page says once.
     """
-    lines = (line.strip() for line in script.splitlines())
-    return "".join(f"{line}\n" for line in lines if line and not line.startswith("//"))
+    text = files("gradmend.renderers.page").joinpath("assets", name).read_text(encoding="utf-8")
+    if name.endswith(".js"):
+        return shorter(text.removeprefix('"use strict";\n'))
+    return str(rcssmin.cssmin(text))
 
 
 def _patterns() -> str:

@@ -94,6 +94,7 @@ def _run_facts(report: Report) -> list[tuple[str, str]]:
     facts += [(f"loss{before}, first → last", loss)] if loss else []
     handled = run_words.handled_words(run)
     facts += [("clipped or skipped", "; ".join(handled))] if handled else []
+    facts += [("rank", f"{run.rank} of {run.ranks}")] if run.ranks > 1 else []
     return facts if run.steps else []
 
 

@@ -39,14 +39,17 @@ Places = Mapping[str, Sequence[tuple[str, str]]]
 """By section: (id, title) of each figure that stands there, from the top."""
 
 
-def sections_of(report: Report, places: Places | None = None) -> tuple[Section, ...]:
+def sections_of(
+    report: Report, places: Places | None = None, others: str = ""
+) -> tuple[Section, ...]:
     """Every section that there is something to say in.
 
     Args:
         report: What to show.
         places: Figures of the run, where it is a report on one.
+        others: Markup below the verdict: links to what belongs to it.
     """
-    return _parts(report, dict(places or {}))[0]
+    return _parts(report, dict(places or {}), others)[0]
 
 
 def report_page(
@@ -64,20 +67,26 @@ def report_page(
     return document(_title(report), sections, figures=(*own, *figures), islands=islands)
 
 
-def live_page(report: Report, places: Places, source: str) -> str:
-    """The same page on the live server, whose figures are fetched from there.
+def own_figures(report: Report) -> tuple[Figure, ...]:
+    """The figures that are made of a report alone, without its run."""
+    return _parts(report, {})[2]
+
+
+def live_page(report: Report, places: Places, source: str, others: str = "") -> str:
+    """The same page on the live server, whose figures are all fetched from there.
 
     Args:
         report: On the run as it stands.
         places: Where its figures stand.
         source: Path of the run on the server.
+        others: As for :func:`sections_of`.
     """
-    sections, islands, own = _parts(report, dict(places))
-    return document(_title(report), sections, figures=own, islands=islands, source=source)
+    sections, islands, _ = _parts(report, dict(places), others)
+    return document(_title(report), sections, islands=islands, source=source)
 
 
 def _parts(
-    report: Report, places: dict[str, Sequence[tuple[str, str]]]
+    report: Report, places: dict[str, Sequence[tuple[str, str]]], others: str = ""
 ) -> tuple[tuple[Section, ...], dict[str, Any], tuple[Figure, ...]]:
     """Sections, further data of theirs, and the figures of the report itself."""
     own: tuple[Figure, ...] = repair_figures(report)
@@ -92,7 +101,7 @@ def _parts(
     }
     signal = signal_figure(report.trace) or ""
     sections = (
-        Section(id="verdict", title="", html=hero(report)),
+        Section(id="verdict", title="", html=hero(report) + others),
         _section("findings", "What was found", finding_cards(report, present)),
         _section("advice", "What to change in your source", [advice_section(report)]),
         _section("ledger", "The gradient ledger", books),

@@ -103,6 +103,8 @@ def _words(event: Event) -> str:
         listed = facts.get("findings")
         count = len(listed) if isinstance(listed, list) else 0
         words = f"a full look: {numbers.count(count, 'finding') if count else 'nothing found'}"
+    elif event.kind == "intervention":
+        words = event.text or "an intervention"
     else:
         words = f"{event.kind}: {event.text}" if event.text else event.kind
     return words if len(words) <= MOST_TEXT else words[: MOST_TEXT - 3] + "..."

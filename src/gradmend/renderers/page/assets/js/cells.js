@@ -1,6 +1,6 @@
 "use strict";
 // A heat map drawn by a pen, on the page as in a file. `box` says where its cells stand: {left, top,
-// width, height} and the rows in view, {start, count}.
+// width, height}, the rows in view, {start, count}, and the part of x, {from, span}.
 (function () {
   const gm = window.gm;
   const MOST_HEIGHT = 460; // pixels of the page
@@ -17,12 +17,10 @@
     const left = Math.round(Math.min(Math.max(widest + 14, 34), 260, width * 0.34));
     const tall = own.rows === 1 ? 44 : own.rows <= 10 ? 28 : own.rows <= 24 ? 19 : 12;
     const height = Math.round(Math.min(own.rows * tall, MOST_HEIGHT));
-    return { left, top: height / own.rows < LABEL ? 8 : 2, width: Math.max(width - left - 12, 40), height, start: 0, count: own.rows };
+    return { left, top: height / own.rows < LABEL ? 8 : 2, width: Math.max(width - left - 12, 40), height, start: 0, count: own.rows, from: own.edges[0], span: own.edges[own.columns] - own.edges[0] };
   }
 
-  const first = (own) => own.edges[0];
-  const span = (own) => own.edges[own.columns] - own.edges[0];
-  const xAt = (own, box, where) => box.left + ((where - first(own)) / span(own)) * box.width;
+  const xAt = (box, where) => box.left + ((where - box.from) / box.span) * box.width;
   const yAt = (box, row) => box.top + ((row - box.start) * box.height) / box.count;
 
   // Which rows or columns one of so many pixels covers.
@@ -33,7 +31,7 @@
     const [width, height] = [Math.round(box.width * scale), Math.round(box.height * scale)];
     const [i, j] = [Math.floor(((x - box.left) / box.width) * width), Math.floor(((y - box.top) / box.height) * height)];
     if (i < 0 || j < 0 || i >= width || j >= height || !own.codes.length) return null;
-    const at = shownOf(own, ...under(own.rowEdges, box.start, box.count, j, height), ...under(own.edges, first(own), span(own), i, width));
+    const at = shownOf(own, ...under(own.rowEdges, box.start, box.count, j, height), ...under(own.edges, box.from, box.span, i, width));
     return { row: Math.floor(at / own.columns), column: at % own.columns };
   }
 
@@ -41,7 +39,7 @@
     const [width, height] = [Math.round(box.width * scale), Math.round(box.height * scale)];
     const each = (bounds, from, length, pixels) => Array.from({ length: pixels }, (_, at) => under(bounds, from, length, at, pixels));
     const down = each(own.rowEdges, box.start, box.count, height);
-    const along = each(own.edges, first(own), span(own), width);
+    const along = each(own.edges, box.from, box.span, width);
     const table = colours(own);
     const pixels = new Uint32Array(width * height);
     for (let j = 0; j < height; j++) {
@@ -63,8 +61,9 @@
     const line = Math.round(scale);
     if (height / box.count / scale >= 9)
       for (let row = 1; row < box.count; row++) context.fillRect(0, Math.round((row * height) / box.count) - line, width, line);
-    if (width / own.columns / scale >= 22)
-      for (const edge of own.edges.slice(1, -1)) context.fillRect(Math.round(((edge - first(own)) / span(own)) * width) - line, 0, line, height);
+    const seen = own.edges.slice(1, -1).filter((edge) => edge > box.from && edge < box.from + box.span);
+    if (width / (seen.length + 1) / scale >= 22)
+      for (const edge of seen) context.fillRect(Math.round(((edge - box.from) / box.span) * width) - line, 0, line, height);
     return whole;
   }
 
@@ -79,7 +78,7 @@
       pen.text(pen.fit(own.spec.rows[row], box.left - 12), box.left - 8, yAt(box, row + 0.5), { fill: soft, align: "right" });
     }
     const bottom = box.top + box.height;
-    const ticks = gm.xTicks(own, [first(own), first(own) + span(own)], box.width).map(({ x, text }) => ({ at: xAt(own, box, x), text }));
+    const ticks = gm.xTicks(own, [box.from, box.from + box.span], box.width).map(({ x, text }) => ({ at: xAt(box, x), text }));
     for (const { at } of ticks) pen.line([[at, bottom], [at, bottom + 4]], soft);
     box.places = gm.labelsAlong(pen, ticks, box.left, box.left + box.width + 10, bottom + 8, soft);
     if (!own.finite && !own.positive && !own.negative) {
@@ -103,7 +102,7 @@
 
   function drawSelected(pen, own, box) {
     const [ink, ground] = [gm.css("--ink"), gm.css("--ground")];
-    const x = (where) => xAt(own, box, where);
+    const x = (where) => xAt(box, where);
     pen.within(box.left - 3, box.top - 2, box.width + 6, box.height + 4, () => {
       for (const [from, last] of selectedRuns(own)) {
         const [left, right] = [x(own.edges[from]), x(own.edges[last + 1])];
@@ -118,7 +117,7 @@
 
   function drawCross(pen, own, box, { row, column }) {
     const [ink, ground] = [gm.css("--ink"), gm.css("--ground")];
-    const [left, right] = [xAt(own, box, own.edges[column]), xAt(own, box, own.edges[column + 1])];
+    const [left, right] = [own.edges[column], own.edges[column + 1]].map((edge) => gm.between(xAt(box, edge), box.left, box.left + box.width));
     const [top, bottom] = [yAt(box, row), yAt(box, row + 1)];
     const [x, y] = [(left + right) / 2, (top + bottom) / 2];
     const foot = box.top + box.height;
@@ -157,10 +156,11 @@
     const strips = flat ? 1 : 128;
     for (let i = 0; i < strips; i++) {
       const share = own.share(lo + ((i + 0.5) / strips) * (hi - lo));
-      pen.rect(left + PAD + (i / strips) * inner, top, inner / strips + 0.4, 12, gm.rgb(palette[Math.round(gm.between(share, 0, 1) * 256)]));
+      const edge = (at) => Math.round(left + PAD + (at / strips) * inner);
+      pen.rect(edge(i), top, edge(i + 1) - edge(i), 12, gm.rgb(palette[Math.round(gm.between(share, 0, 1) * 256)]));
     }
     const ink = gm.css("--soft");
-    const ticks = flat ? [lo] : gm.ticks(lo, hi, 5, colour);
+    const ticks = flat ? [lo] : gm.ticks(lo, hi, 6, colour);
     const at = (value) => left + PAD + onBar(own, value) * inner;
     const text = (tick) => {
       const beyond = tick === lo && own.data[0] < lo ? "≤ " : tick === hi && own.data[1] > hi ? "≥ " : "";
@@ -193,8 +193,8 @@
       x += 40 + pen.measure(text, 12);
     }
     gm.signRow(pen, spec.marks, 16, 96);
-    const inside = (value) => value >= first(own) && value <= first(own) + span(own);
-    gm.signsAlong(pen, spec.marks, (value) => (inside(value) ? xAt(own, box, value) : null), 128);
+    const inside = (value) => value >= box.from && value <= box.from + box.span;
+    gm.signsAlong(pen, spec.marks, (value) => (inside(value) ? xAt(box, value) : null), 128);
     draw(pen, own, box, 2);
     drawSelected(pen, own, box);
     pen.text(gm.axisTitle(spec.x), box.left + box.width / 2, box.top + box.height + 40, { fill: soft, align: "center" });

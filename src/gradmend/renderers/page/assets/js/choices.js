@@ -4,7 +4,7 @@
   const gm = window.gm;
   const MOST_TABS = 7;
 
-  gm.choices = function (element, choices) {
+  gm.choices = function (element, choices, of = "Quantity") {
     const tabs = gm.h("div", { class: "fig-tabs" });
 
     function show(spec) {
@@ -19,7 +19,7 @@
         return;
       }
       tabs.setAttribute("role", "tablist");
-      tabs.setAttribute("aria-label", "Quantity");
+      tabs.setAttribute("aria-label", of);
       tabs.replaceChildren(...choices.map(([id, label]) => {
         const active = id === spec.id;
         return gm.h("button", { type: "button", role: "tab", "aria-selected": String(active), tabindex: active ? 0 : -1, onclick: () => gm.swap(element, id) }, gm.visible(label));

@@ -109,15 +109,29 @@
     return inside.length > 1 ? inside : gm.ticks(lo, hi, most);
   }
 
+  // All numbers of an axis in one form: powers of ten, or plain with as many places each.
   gm.tickText = function (value, ticks, axis) {
-    const shown = axis.percent ? value * 100 : value;
-    const power = Math.log10(shown);
-    const far = axis.log && ticks.some((tick) => tick < 1e-2 || tick >= 1e4);
-    if (far && Number.isInteger(power) && power !== 0 && power !== 1) return `10${gm.raised(power)}`;
-    if (axis.percent || Math.abs(shown) >= 1e6 || axis.log || Number.isInteger(shown)) return gm.number(shown);
-    const step = ticks.length > 1 ? Math.abs(ticks[1] - ticks[0]) : Math.abs(shown);
-    const places = Math.max(0, -Math.floor(Math.log10(step || 1) + 1e-9));
-    return places > 5 ? gm.number(shown) : minus(shown.toFixed(places));
+    const scale = axis.percent ? 100 : 1;
+    const shown = value * scale;
+    const all = ticks.map((tick) => Math.abs(tick * scale));
+    const most = Math.max(...all);
+    if (ticks.length < 2) return gm.number(shown);
+    const places = (one) => {
+      const [mantissa, power] = Number(one.toPrecision(9)).toExponential().split("e");
+      return Math.max(0, (mantissa.split(".")[1] || "").length - Number(power));
+    };
+    const raised = (digits, power) => minus(`${digits}×10`) + gm.raised(power);
+    if (axis.log) {
+      if (all.some((one) => one < 1e-2 || one >= 1e4)) {
+        const [mantissa, power] = Number(shown.toPrecision(9)).toExponential().split("e");
+        return all.every((one) => Number.isInteger(Number(Math.log10(one).toFixed(9)))) ? `10${gm.raised(Number(power))}` : raised(mantissa, Number(power));
+      }
+      if (all.every((one) => Number.isInteger(Number(Math.log10(one).toFixed(9))))) return gm.number(shown);
+    }
+    const power = Math.floor(Math.log10(most || 1) + 1e-9);
+    const fine = Math.max(...all.map(places));
+    if ((most < 1e6 && fine <= 5) || !Number.isFinite(power)) return minus(shown.toLocaleString("en-US", { minimumFractionDigits: fine, maximumFractionDigits: fine }));
+    return shown ? raised((shown / 10 ** power).toFixed(Math.min(Math.max(...all.map((one) => places(one / 10 ** power))), 6)), power) : "0";
   };
 
   // ---- words: names are data; what has no glyph is written as its code ----
@@ -146,14 +160,16 @@
     if (name.length <= most) return name;
     const dots = [...name.matchAll(/\./g)].map((dot) => dot.index + 1);
     const from = dots.find((at) => name.length - at < most);
-    return from === undefined ? gm.middle(name, most) : `…${name.slice(from)}`;
+    // One long name with little behind it keeps its beginning too.
+    return from === undefined || name.length - from < most / 2 ? gm.middle(name, most) : `…${name.slice(from)}`;
   };
 
   // The longest form of a text that is no wider than so many pixels.
   gm.fit = function (context, text, width) {
     const whole = gm.power(gm.middle(text, 240));
     if (context.measureText(whole).width <= width) return whole;
-    const cut = /^\S*\.\S*$/.test(whole) ? gm.tail : gm.middle;
+    // The name of an operation is at the end of its path, and alike for all of a kind.
+    const cut = /^[^\s:]*\.[^\s:]*$/.test(whole) ? gm.tail : gm.middle;
     let [low, high] = [1, whole.length];
     while (low < high) {
       const middle = (low + high + 1) >> 1;
@@ -172,6 +188,12 @@
     }
     element.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
     return element;
+  };
+
+  // A name, cut in the middle where it is long, with the whole of it as its tooltip.
+  gm.name = function (text, most) {
+    const shown = gm.middle(text, most);
+    return gm.h("bdi", { title: shown.includes("…") ? gm.visible(String(text).slice(0, 2000)) : null }, shown);
   };
 
   gm.key = (swatch, ...words) => gm.h("span", { class: "key" }, swatch, ...words);

@@ -59,6 +59,7 @@
 
   gm.kinds.ledger = function (element, spec) {
     let books, chart, tree, parts;
+    const choices = gm.choices(element, spec.choices, "Look");
 
     function read(range) {
       const { readout } = parts;
@@ -127,7 +128,8 @@
       };
       const broken = books.broken(0, books.leaves);
       const note = broken ? gm.h("p", { class: "small" }, `${broken.toLocaleString("en-GB")} ${broken === 1 ? "entry" : "entries"} without a finite figure left out of the sums.`) : null;
-      element.replaceChildren(gm.h("div", { class: "ledger-live" }, parts.legend,
+      choices.show(spec);
+      element.replaceChildren(choices.tabs, gm.h("div", { class: "ledger-live" }, parts.legend,
         gm.h("div", { class: "chart-head" }, parts.title, parts.whole), parts.chart, parts.readout, note,
         gm.h("h3", {}, "Along the module tree"),
         gm.h("p", { class: "small" }, "Rows open into what is inside. Bars are to one scale among siblings, hatched by cause as above. A dash: theory has no figure for a part of it."),

@@ -6,7 +6,7 @@
   const NEAR = 40; // pixels within which a line counts as pointed at
   const DRAG = 4; // pixels that make a drag of a click
   const { unpack, drawable, shade, distinct } = gm.series;
-  const { placed, drawPanel, drawOver, svg } = gm.panels;
+  const { placed, labelWidth, drawPanel, drawOver, svg } = gm.panels;
 
   gm.kinds.lines = function (element, first) {
     let own = unpack(first);
@@ -45,7 +45,8 @@
       const width = Math.max(element.clientWidth, 200);
       const count = own.spec.panels.length;
       const height = count === 1 ? 250 : count === 2 ? 170 : 130;
-      const left = element.clientWidth < 480 ? 50 : 62;
+      const pen = new gm.CanvasPen(document.createElement("canvas").getContext("2d"));
+      const left = gm.between(labelWidth(pen, own, range(), height) + 12, element.clientWidth < 480 ? 50 : 62, 96);
       own.spec.panels.forEach((axis, panel) => {
         const levels = own.spec.levels.filter((level) => level.panel === panel);
         const keys = levels.map((level) => gm.key(gm.h("i", { class: "line-swatch level" }), gm.levelText(level, axis)));
@@ -84,13 +85,26 @@
         return gm.h(series.layer ? "button" : "span", {
           class: "key", type: series.layer && "button", "data-layer": series.layer || null,
           onpointerenter: () => light(series), onpointerleave: () => light(null),
-        }, swatch(series), gm.h("bdi", {}, gm.middle(series.name, 44)));
+        }, swatch(series), gm.name(series.name, 44));
       });
       if (faint.length) {
         const words = `${gm.whole(faint.length)} ${bold.length ? "more " : ""}${faint.length === 1 ? "line" : "lines"}, named as you point at them`;
         keys.push(gm.key(gm.h("i", { class: "line-swatch", style: "border-top:2px solid var(--soft)" }), words));
       }
-      at.begin(...keys);
+      at.begin(...keys, ...beyond());
+    }
+
+    // What the triangles at the edges stand for, where there are any.
+    function beyond() {
+      const found = new Set();
+      for (const { values, panel } of own.series) {
+        const axis = own.spec.panels[panel];
+        for (const value of values) {
+          if (Number.isNaN(value) || drawable(value, axis)) continue;
+          found.add(value === Infinity ? "▲ +inf" : axis.log ? (value < 0 ? "▼ below zero" : "▼ exactly zero") : /^log/.test(axis.label) ? "▼ exactly zero" : "▼ −inf");
+        }
+      }
+      return [...found].sort().map((text) => gm.key(gm.h("i", { class: "edge", "aria-hidden": "true" }, text[0]), text.slice(2)));
     }
 
     function swatch(series) {
@@ -195,6 +209,7 @@
         if (next[0] <= lo && next[1] >= hi) next = null;
       }
       view = next;
+      gm.zoomed(element, view);
       redraw();
     }
 
@@ -233,7 +248,7 @@
       const all = [...new Set(plenty ? [chosen, ...own.series.filter(here), ...few].filter(Boolean) : few)];
       const shown = all.slice(0, all[0] && all[0].faint ? 4 : MOST_READ);
       const words = shown.map((series) => gm.h("span", { class: series === chosen && all.length > 1 ? "key chosen" : "key" },
-        swatch(series), gm.h("bdi", {}, gm.middle(series.title, 48)), gm.h("b", {}, valueText(series, column))));
+        swatch(series), gm.name(series.title, 48), gm.h("b", {}, valueText(series, column))));
       if (all.length > shown.length) words.push(gm.h("span", { class: "hint" }, `and ${all.length - shown.length} more in the table`));
       return [gm.h("b", {}, gm.middle(gm.place(own.spec, column), 60)), ...words];
     }
@@ -270,6 +285,7 @@
       resize: build,
       redraw: build,
       table,
+      zoomTo: (given) => given.length === 2 && zoom(given),
       svg: () => svg(own, range()),
       destroy() {
         panels = [];

@@ -40,7 +40,20 @@
     if (figure) words.set("figure", figure);
     if (gm.selection.layer !== null) words.set("layer", gm.selection.layer);
     if (gm.selection.step !== null) words.set("step", gm.selection.step);
+    if (gm.zoom) words.set("zoom", [gm.zoom.figure, ...gm.zoom.view.map((value) => gm.plain(value))].join("~"));
     return `${location.href.split("#")[0]}#${words}`;
+  };
+
+  // The figure last zoomed is kept in the address: {figure, view}, a few numbers of its own.
+  gm.zoom = null;
+  gm.zoomed = function (element, view) {
+    const { figure } = element.closest("[data-figure]").dataset;
+    if (!view && !(gm.zoom && gm.zoom.figure === figure)) return;
+    gm.zoom = view && { figure, view };
+    gm.permalink();
+  };
+  const zoomIn = (entry) => {
+    if (gm.zoom && entry.handle && entry.handle.zoomTo && gm.zoom.figure === entry.element.dataset.figure) entry.handle.zoomTo(gm.zoom.view);
   };
 
   gm.permalink = function () {
@@ -54,6 +67,9 @@
     const step = words.has("step") ? Number(words.get("step")) : null;
     if (words.has("layer") || words.has("step"))
       gm.select({ layer: words.get("layer"), step: Number.isFinite(step) ? step : null });
+    const [name, ...view] = (words.get("zoom") || "").split("~");
+    gm.zoom = name && view.length && view.every((value) => value && Number.isFinite(Number(value))) ? { figure: name, view: view.map(Number) } : null;
+    for (const entry of gm.figures.values()) zoomIn(entry);
     const figure = words.get("figure") && document.getElementById(`fig-${words.get("figure")}`);
     if (figure) figure.scrollIntoView({ behavior: gm.calm() ? "auto" : "smooth", block: "center" });
   };
@@ -122,6 +138,7 @@
       entry.handle = gm.kinds[spec.kind](entry.body, spec);
       entry.element.classList.add("drawn");
       if (gm.tools) gm.tools(entry);
+      zoomIn(entry);
     }
     entry.state = "drawn";
     if (entry.handle.select) entry.handle.select(gm.selection.layer, gm.selection.step);

@@ -121,7 +121,9 @@
     ["Home, End", "to the first, to the last"],
     ["Enter", "select the layer and the step"],
     ["+ − 0", "zoom in, zoom out, show all"],
-    ["drag, double click", "zoom into lines, show all; move a zoomed heat map"],
+    ["x, X", "zoom a heat map over steps: in, out"],
+    ["drag, double click", "zoom in sideways, show all; up and down: move a zoomed heat map"],
+    ["Ctrl + wheel", "zoom a heat map; with Shift over steps"],
     ["Escape", "select nothing"],
     ["?", "show these keys"],
   ];

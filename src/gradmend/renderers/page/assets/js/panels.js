@@ -17,6 +17,15 @@
     return { axis, bounds, x, y, right: frame.left + frame.width, bottom: frame.top + frame.height };
   }
 
+  // Pixels that the labels of y need.
+  function labelWidth(pen, own, view, height) {
+    const widths = own.spec.panels.flatMap((axis, panel) => {
+      const rounds = gm.ticks(...yRange(own, panel, view), Math.max(2, Math.floor(height / 30)), axis);
+      return rounds.map((value) => pen.measure(gm.tickText(value, rounds, axis), 12));
+    });
+    return Math.ceil(Math.max(0, ...widths));
+  }
+
   const inFrame = (pen, frame, work) => pen.within(frame.left, frame.top - 2, frame.width, frame.height + 4, work);
 
   function drawPanel(pen, own, panel, frame, view, last) {
@@ -193,5 +202,5 @@
     return pen.done();
   }
 
-  gm.panels = { placed, drawPanel, drawOver, svg };
+  gm.panels = { placed, labelWidth, drawPanel, drawOver, svg };
 })();

@@ -67,11 +67,14 @@
     }
     for (const level of own.spec.levels) if (level.panel === panel) take(level.y);
     if (lo > hi) [lo, hi] = axis.log ? [0.1, 10] : [0, 1];
+    // What differs by less than a thousandth is level: its noise would fill the panel.
+    const flat = Math.max(Math.abs(lo), Math.abs(hi)) * 1e-3;
+    if (hi > lo && hi - lo < flat) [lo, hi] = [(lo + hi - flat) / 2, (lo + hi + flat) / 2];
     if (axis.log) [lo, hi] = lo === hi ? [lo / 3, hi * 3] : [lo / (hi / lo) ** 0.05, hi * (hi / lo) ** 0.05];
     else {
       const room = (hi - lo) * 0.06 || Math.abs(hi) * 0.1 || 0.5;
-      const flat = axis.percent || lo >= 0;
-      [lo, hi] = [flat ? Math.max(0, lo - room) : lo - room, axis.percent && hi <= 1 ? Math.min(1, hi + room) : hi + room];
+      const whole = axis.percent || lo >= 0;
+      [lo, hi] = [whole ? Math.max(0, lo - room) : lo - room, axis.percent && hi <= 1 ? Math.min(1, hi + room) : hi + room];
     }
     return [axis.lo !== null ? axis.lo : lo, axis.hi !== null ? axis.hi : hi];
   }

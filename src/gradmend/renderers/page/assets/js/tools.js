@@ -60,6 +60,19 @@
   }
 
   // ---- the table ----
+  // Numbers of like size stand with as many places each, so that their points are under each other.
+  function form(table, column, rows) {
+    const sizes = [];
+    for (let row = 0; row < rows; row++) {
+      const value = table.cell(row, column);
+      if (typeof value === "number" && Number.isFinite(value) && value !== 0) sizes.push(Math.abs(value));
+    }
+    const [least, most] = [sizes.reduce((a, b) => Math.min(a, b), Infinity), sizes.reduce((a, b) => Math.max(a, b), 0)];
+    if (sizes.every(Number.isInteger) || !(least >= 1e-4 && most < 1e6 && most / least < 1e4)) return (value) => gm.number(value);
+    const digits = sizes.reduce((longest, one) => Math.max(longest, (String(Number(one.toPrecision(4))).split(".")[1] || "").length), 0);
+    return (value) => (Number.isFinite(value) ? value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }).replace("-", "−") : gm.number(value));
+  }
+
   function fill(details, table, title) {
     for (const old of [...details.children].slice(1)) old.remove();
     const rows = Math.min(table.count, MOST_ROWS);
@@ -69,13 +82,14 @@
     if (rows < table.count) said.push(`the first ${gm.whole(rows)} of ${gm.whole(table.count)} rows`);
     if (every > 1) said.push(`one of every ${gm.whole(every)} columns`);
     const note = said.length ? `Here are ${said.join(" and ")}; the CSV file has all.` : "";
-    const head = gm.h("tr", {}, ...columns.map((column) => gm.h("th", { scope: "col" }, gm.middle(table.columns[column], 48))));
+    const head = gm.h("tr", {}, ...columns.map((column) => gm.h("th", { scope: "col" }, gm.name(table.columns[column], 48))));
+    const forms = new Map(columns.map((column) => [column, form(table, column, rows)]));
     const body = gm.h("tbody");
     for (let row = 0; row < rows; row++) {
       const cells = columns.map((column) => {
         const value = table.cell(row, column);
         const text = table.text ? table.text(row, column) : null;
-        const shown = text !== null ? text : typeof value === "number" ? gm.number(value) : gm.middle(value, 64);
+        const shown = text !== null ? text : typeof value === "number" ? forms.get(column)(value) : gm.name(value, 64);
         return gm.h(column ? "td" : "th", column ? {} : { scope: "row" }, Number.isNaN(value) ? "–" : shown);
       });
       const line = gm.h("tr", {}, ...cells);
