@@ -281,6 +281,9 @@ def report(
     html: Annotated[
         Path | None, typer.Option(help="Also write the report and its figures as one HTML page.")
     ] = None,
+    rank: Annotated[
+        int, typer.Option(min=0, help="Which process of a distributed training to tell of.")
+    ] = 0,
     as_json: Json = False,
     traceback: Traceback = False,
 ) -> int:
@@ -294,7 +297,7 @@ def report(
 
     with shown_progress() as tell:
         tell("reading the run", None)
-        reader = open_run(folder)
+        reader = open_run(folder, rank=rank)
         history = reader.history()
         tell("asking the rules", None)
         found = report_of(history)

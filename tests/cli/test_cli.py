@@ -368,7 +368,7 @@ FROZEN: dict[str, list[str]] = {
     ],
     "live": ["place", "--host", "--open", "--port", "--traceback"],
     "ls": ["folder", "--json", "--traceback"],
-    "report": ["folder", "--html", "--json", "--markdown", "--traceback"],
+    "report": ["folder", "--html", "--json", "--markdown", "--rank", "--traceback"],
     "run": [
         "target", "arguments", "--budget", "--fail-on", "--looks", "--record", "--run",
         "--stop-when-dead", "--traceback", "--with", "-m",

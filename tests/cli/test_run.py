@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from gradmend.cli import main
+from gradmend.records.history import Column, RunFacts
+from gradmend.store.writer import RunWriter
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HEALTHY = """
     import sys, torch
@@ -235,3 +239,25 @@ def test_broken_examples_are_named(script: str, finding: str, tmp_path: Path) ->
         for f in json.loads(call("report", "r", "--json", cwd=tmp_path).stdout)["findings"]
     ]
     assert finding in names, (seen.stderr, names)
+
+
+def test_a_report_tells_of_the_rank_that_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given a training of two processes, the second of which took three steps,
+    for rank, steps in enumerate((5, 3)):
+        facts = RunFacts(status="finished", steps=steps, rank=rank, ranks=2)
+        writer = RunWriter.create(tmp_path / "run", facts, rank=rank)
+        writer.columns("step", [Column(name="SGD", kind="SGD")], at=0)
+        for step in range(steps):
+            writer.append("step", step, {"loss": [2.0 - rank]})
+        writer.close()
+    # when its report is asked for, then it is the first one's unless another is named;
+    for words, steps, rank in (((), 5, 0), (("--rank", "1"), 3, 1)):
+        assert main(["report", str(tmp_path / "run"), "--json", *words]) == 0
+        watched = json.loads(capsys.readouterr().out)["watched"]
+        assert (watched["steps"], watched["rank"], watched["ranks"]) == (steps, rank, 2)
+    # and one that is not there is said in a line.
+    assert main(["report", str(tmp_path / "run"), "--rank", "2"]) == 2
+    said = capsys.readouterr().err
+    assert "no database of rank 2" in said and said.count("\n") == 1
