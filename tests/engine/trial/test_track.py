@@ -145,7 +145,7 @@ def test_where_judging_is_dear_stretches_are_long_and_the_last_judgement_is_in_t
     arm = kept(track)
     now, judged = 0.0, [0]
     monkeypatch.setattr(deadline.time, "perf_counter", lambda: now)
-    track.deadline = Deadline(seconds=200.0)
+    track.deadline = Deadline(seconds=200.0, began=0.0)
     step, judge = Track._step, Track._judge_arm
 
     def slowly(self: Track, *args: Any) -> Any:

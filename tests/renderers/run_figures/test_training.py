@@ -134,7 +134,7 @@ def test_marks_of_all_that_happened(runs: ModuleType, disk: Any) -> None:
         (5, "skipped", "step 5 skipped"),
         (6, "cleared", "vanishing-gradient has cleared"),
         (7, "non-finite", "a value that is not finite: forward log"),
-        (8, "intervention", "intervention: rate halved"),
+        (8, "intervention", "rate halved"),
         (9, "crash", "crash: ValueError: x"),
         (9, "stopped", "stopped: hopeless"),
     ]
