@@ -247,7 +247,9 @@ def test_books_are_told_of_when_there_was_a_look_and_not_with_every_step(
         # when it is looked at again, they are, and the words around them are.
         training.look(-5.0)
         await ear.until(lambda name, ids: name == "figures" and "ledger" in ids)
-        await ear.until(lambda name, html: name == "sections" and "After 60" in html["ledger"])
+        await ear.until(
+            lambda name, html: name == "sections" and "After 60" in html.get("ledger", "")
+        )
         await ear.close()
 
     within(listen())

@@ -160,12 +160,11 @@ def await_death(ref: weakref.ref[Any]) -> None:
     raise AssertionError(f"still held, by {holders}")
 
 
-def test_an_optimizer_with_the_id_of_one_that_is_gone_is_not_taken_for_it() -> None:
-    """Python gives an address out again at once, most often to the next object of that kind."""
+def test_what_is_kept_for_an_optimizer_goes_with_it() -> None:
+    """Python gives its ``id`` out again, often to the next one: that must find nothing there."""
     watch = ScriptWatch(
         folder=None, budget="all", looks=False, stop_when_dead=False, name="s", command=""
     )
-    ids: list[int] = []
     with watch:
         for size in range(4, 24):
             model = nn.Linear(size, 2)
@@ -174,11 +173,9 @@ def test_an_optimizer_with_the_id_of_one_that_is_gone_is_not_taken_for_it() -> N
                 opt.zero_grad()
                 model(torch.randn(8, size)).square().mean().backward()
                 opt.step()
-            ids.append(id(opt))
             parameters = [weakref.ref(p) for p in model.parameters()]
             del model, opt
             await_death(parameters[0])
-    assert len(set(ids)) < len(ids), "no id came again: this test shows nothing"
     shapes = {column.shape for column in watch.history()["gradient"].columns}
     assert shapes == {(2, size) for size in range(4, 24)} | {(2,)}
 
